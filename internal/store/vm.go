@@ -1,0 +1,127 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"time"
+
+	sqlite "modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	banger "github.com/banger-dev/banger"
+)
+
+// VM is the record of one VM.
+type VM struct {
+	ID, Name string
+	State    banger.State
+	// Reason says why the state is error, or what ended the last run.
+	Reason string
+	Image  string
+	// ImageDigest is the image's id.
+	ImageDigest  string
+	Kernel       string
+	VCPU         int
+	MemoryMiB    int64
+	DiskBytes    int64
+	OverlayBytes int64
+	NAT          bool
+	Ephemeral    bool
+	// WantDriver and WantAccel are what was asked for: empty is the config's.
+	WantDriver, WantAccel string
+	// Driver, Accel, Confinement, Ready, FailedUnits and Started belong to the
+	// present run.
+	Driver, Accel string
+	Confinement   []string
+	Ready         banger.Grade
+	FailedUnits   []string
+	Created       time.Time
+	Started       time.Time
+	// MachineID is 32 hex digits; HostKey an OpenSSH private key, PEM.
+	MachineID string
+	HostKey   []byte
+}
+
+const vmColumns = `id, name, state, reason, image, image_digest, kernel, vcpu,
+	memory_mib, disk_bytes, overlay_bytes, nat, ephemeral, want_driver, want_accel,
+	driver, accel, confinement, ready, failed_units, created_ms, started_ms,
+	machine_id, host_key`
+
+// VMs returns every VM, oldest first.
+func (s *Store) VMs(ctx context.Context) ([]VM, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT "+vmColumns+" FROM vms ORDER BY created_ms, id")
+	if err != nil {
+		return nil, explain(s.path, err)
+	}
+	defer rows.Close()
+	var all []VM
+	for rows.Next() {
+		vm, err := scanVM(rows)
+		if err != nil {
+			return nil, explain(s.path, err)
+		}
+		all = append(all, vm)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, explain(s.path, err)
+	}
+	return all, nil
+}
+
+func scanVM(rows *sql.Rows) (VM, error) {
+	var v VM
+	var confinement, units string
+	var created, started int64
+	err := rows.Scan(&v.ID, &v.Name, &v.State, &v.Reason, &v.Image, &v.ImageDigest, &v.Kernel, &v.VCPU,
+		&v.MemoryMiB, &v.DiskBytes, &v.OverlayBytes, &v.NAT, &v.Ephemeral, &v.WantDriver, &v.WantAccel,
+		&v.Driver, &v.Accel, &confinement, &v.Ready, &units, &created, &started,
+		&v.MachineID, &v.HostKey)
+	if err != nil {
+		return VM{}, err
+	}
+	v.Created, v.Started = fromMillis(created), fromMillis(started)
+	return v, errors.Join(json.Unmarshal([]byte(confinement), &v.Confinement), json.Unmarshal([]byte(units), &v.FailedUnits))
+}
+
+// PutVM inserts the record or replaces the one with its id. A name that
+// another VM has is wrong_state.
+func (t *Tx) PutVM(v VM) error {
+	confinement, err := json.Marshal(v.Confinement)
+	if err != nil {
+		return err
+	}
+	units, err := json.Marshal(v.FailedUnits)
+	if err != nil {
+		return err
+	}
+	key := v.HostKey
+	if key == nil {
+		key = []byte{}
+	}
+	_, err = t.tx.ExecContext(t.ctx, "INSERT INTO vms ("+vmColumns+`) VALUES
+		(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+		ON CONFLICT (id) DO UPDATE SET name=excluded.name, state=excluded.state,
+		reason=excluded.reason, image=excluded.image, image_digest=excluded.image_digest,
+		kernel=excluded.kernel, vcpu=excluded.vcpu, memory_mib=excluded.memory_mib,
+		disk_bytes=excluded.disk_bytes, overlay_bytes=excluded.overlay_bytes, nat=excluded.nat,
+		ephemeral=excluded.ephemeral, want_driver=excluded.want_driver, want_accel=excluded.want_accel,
+		driver=excluded.driver, accel=excluded.accel, confinement=excluded.confinement,
+		ready=excluded.ready, failed_units=excluded.failed_units, created_ms=excluded.created_ms,
+		started_ms=excluded.started_ms, machine_id=excluded.machine_id, host_key=excluded.host_key`,
+		v.ID, v.Name, string(v.State), v.Reason, v.Image, v.ImageDigest, v.Kernel, v.VCPU,
+		v.MemoryMiB, v.DiskBytes, v.OverlayBytes, v.NAT, v.Ephemeral, v.WantDriver, v.WantAccel,
+		v.Driver, v.Accel, string(confinement), string(v.Ready), string(units), millis(v.Created), millis(v.Started),
+		v.MachineID, key)
+	if code, ok := errors.AsType[*sqlite.Error](err); ok && code.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE {
+		return banger.Errorf(banger.CodeWrongState, "vm %q already exists", v.Name)
+	}
+	if err != nil {
+		return explain(t.path, err)
+	}
+	return nil
+}
+
+// DeleteVM removes a record; one that is not there is no error.
+func (t *Tx) DeleteVM(id string) error { return t.exec("DELETE FROM vms WHERE id = ?", id) }
