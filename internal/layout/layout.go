@@ -114,6 +114,9 @@ func Temp(path string) string {
 	return filepath.Join(filepath.Dir(path), TempPrefix+filepath.Base(path))
 }
 
+// BootMark begins the line in a console log that a new boot starts with.
+const BootMark = "=== banger boot "
+
 // Instance is the directory of one VM. Its mode is 0700.
 type Instance string
 
@@ -145,6 +148,9 @@ func (i Instance) VMMLog() string { return i.file("vmm.log") }
 
 // VMM is the handle by which a successor finds the VMM.
 func (i Instance) VMM() string { return i.file("vmm.json") }
+
+// Booted exists once the guest of this run knows who it is.
+func (i Instance) Booted() string { return i.file("booted") }
 
 // Exit is how the last run ended, written by the supervisor as it leaves.
 func (i Instance) Exit() string { return i.file("exit.json") }

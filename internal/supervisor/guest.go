@@ -1,0 +1,158 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	banger "github.com/banger-dev/banger"
+	agentv1 "github.com/banger-dev/banger/api/agent/v1"
+	vmv1 "github.com/banger-dev/banger/api/vm/v1"
+	"github.com/banger-dev/banger/internal/linkwire"
+	"github.com/containerd/ttrpc"
+)
+
+const (
+	// maxUnits and maxUnitName bound what a guest says of its failed units.
+	maxUnits    = 64
+	maxUnitName = 256
+	// rpcTime bounds one call to the agent.
+	rpcTime = 10 * time.Second
+)
+
+// followGuest keeps a session with the guest until ctx ends: it resets the link,
+// follows the agent's events, and starts over when the session breaks.
+func (s *supervisor) followGuest(ctx context.Context) {
+	retry := newBackoff(linkRetry)
+	for ctx.Err() == nil {
+		if err := s.startSession(ctx); err != nil {
+			s.log.Debug("no session with the guest", "error", err)
+		} else {
+			retry.reset()
+			if err := s.followEvents(ctx); err != nil && ctx.Err() == nil {
+				s.log.Info("the guest's events ended", "error", err)
+			}
+			// The events are on a stream: it may end alone, while the session
+			// with its execs goes on. Ask for them again then.
+			s.followAgain(ctx)
+		}
+		if !retry.wait(ctx) {
+			return
+		}
+	}
+}
+
+// followAgain asks for events on the living session until it breaks.
+func (s *supervisor) followAgain(ctx context.Context) {
+	retry := newBackoff(linkRetry)
+	broken := s.vm.Link().Broken()
+	for retry.wait(ctx) {
+		select {
+		case <-broken:
+			return
+		default:
+			s.followEvents(ctx)
+		}
+	}
+}
+
+// startSession resets the link. The first reset of a run tells the guest who it
+// is; a successor does so only if nobody has.
+func (s *supervisor) startSession(ctx context.Context) error {
+	var payload []byte
+	if _, err := os.Stat(s.dir.Booted()); errors.Is(err, os.ErrNotExist) {
+		if payload, err = bootPayload(s.spec); err != nil {
+			return err
+		}
+	}
+	if err := s.vm.Link().Reset(ctx, payload); err != nil {
+		return err
+	}
+	if payload != nil {
+		return os.WriteFile(s.dir.Booted(), nil, 0o600)
+	}
+	return nil
+}
+
+// agent opens a client for the agent's calls; close ends it.
+func (s *supervisor) agent(ctx context.Context) (client agentv1.AgentClient, close func(), err error) {
+	conn, err := s.vm.Link().Dial(ctx, linkwire.PortRPC)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := ttrpc.NewClient(conn)
+	return agentv1.NewAgentClient(c), func() { c.Close(); conn.Close() }, nil
+}
+
+// followEvents keeps the readiness in the status, until the stream ends.
+func (s *supervisor) followEvents(ctx context.Context) error {
+	client, done, err := s.agent(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events, err := client.Events(ctx, &agentv1.EventsRequest{})
+	if err != nil {
+		return err
+	}
+	for {
+		event, err := events.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		s.applyEvent(event)
+	}
+}
+
+// applyEvent takes what the guest says of itself, within bounds. A grade never
+// goes down within a run.
+func (s *supervisor) applyEvent(event *agentv1.Event) {
+	grade := banger.Grade(event.Ready)
+	if grade != banger.GradeAgent && grade != banger.GradeSystem {
+		return
+	}
+	units := event.FailedUnits[:min(len(event.FailedUnits), maxUnits)]
+	for i, name := range units {
+		units[i] = name[:min(len(name), maxUnitName)]
+	}
+	s.status.update(func(r *vmv1.StatusResponse) {
+		if grade.Reached(banger.Grade(r.Ready)) {
+			r.Ready, r.FailedUnits = string(grade), units
+		}
+	})
+}
+
+// askShutdown tells the agent to shut the guest down.
+func (s *supervisor) askShutdown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, rpcTime)
+	defer cancel()
+	client, done, err := s.agent(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	_, err = client.Shutdown(ctx, &agentv1.ShutdownRequest{})
+	return err
+}
+
+// awaitSession returns when there is a session with the guest, or ctx ends.
+func (s *supervisor) awaitSession(ctx context.Context) error {
+	retry := newBackoff(time.Millisecond)
+	for {
+		select {
+		case <-s.vm.Link().Broken():
+			if !retry.wait(ctx) {
+				return ctx.Err()
+			}
+		default:
+			return nil
+		}
+	}
+}

@@ -1,0 +1,155 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	banger "github.com/banger-dev/banger"
+	vmv1 "github.com/banger-dev/banger/api/vm/v1"
+	"github.com/banger-dev/banger/internal/confine"
+	"github.com/banger-dev/banger/internal/driver"
+	"github.com/banger-dev/banger/internal/driver/qemu"
+	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/lockfile"
+	"github.com/banger-dev/banger/internal/probe"
+)
+
+// memoryLimit keeps the supervisor small: beyond it, in bytes, the collector
+// works harder.
+const memoryLimit = 20 << 20
+
+// Main runs banger-vm with the given arguments and returns its exit code.
+func Main(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		args = []string{"help"}
+	}
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	var err error
+	switch args[0] {
+	case "run":
+		err = mainRun(args[1:], log)
+	case "probe":
+		err = mainProbe(stdout, log, args[1:])
+	case confine.Command:
+		err = confine.Main(args[1:])
+	case "version":
+		fmt.Fprintln(stdout, banger.BuildStamp())
+	default:
+		err = banger.Errorf(banger.CodeUsage, "banger-vm is run by bangerd; it knows: run [--adopt] DIR, probe, version")
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "banger-vm:", err)
+		return banger.CodeOf(err).ExitCode()
+	}
+	return 0
+}
+
+// mainRun supervises the VM of an instance directory until it has ended.
+func mainRun(args []string, log *slog.Logger) error {
+	flags := flag.NewFlagSet("run", flag.ContinueOnError)
+	adopt := flags.Bool("adopt", false, "take over the VMM that a crashed supervisor left")
+	if err := flags.Parse(args); err != nil || flags.NArg() != 1 {
+		return banger.Errorf(banger.CodeUsage, "usage: banger-vm run [--adopt] DIR")
+	}
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(memoryLimit)
+	dir := layout.Instance(flags.Arg(0))
+	lock, err := lockfile.Try(dir.SupervisorLock())
+	if err != nil {
+		return err
+	}
+	if lock == nil {
+		return banger.Errorf(banger.CodeWrongState, "%s: another supervisor runs this VM", dir.Dir())
+	}
+	defer lock.Release()
+	drivers := map[string]driver.Driver{"qemu": qemu.New(qemu.Options{Log: log})}
+	return Run(dir, Options{Adopt: *adopt, Drivers: drivers, Log: log})
+}
+
+// Options are what Run needs.
+type Options struct {
+	// Adopt takes over a VMM instead of starting one.
+	Adopt bool
+	// Drivers by name, as a spec names them.
+	Drivers map[string]driver.Driver
+	Log     *slog.Logger
+}
+
+// Run supervises the VM of dir, whose lock the caller holds, until it has ended.
+// SIGTERM stops the VM as its Stop call does.
+func Run(dir layout.Instance, o Options) (err error) {
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
+	s := &supervisor{dir: dir, log: o.Log, started: make(chan struct{})}
+	if s.spec, err = loadSpec(dir); err != nil {
+		return errors.Join(err, saveExit(dir, exitRecord{Reason: err.Error(), Failed: true, Time: time.Now().UTC()}))
+	}
+	s.status = newStatus(&vmv1.StatusResponse{
+		Id: s.spec.Id, State: stateStarting, Pid: int32(os.Getpid()),
+		StartedUnixMs: time.Now().UnixMilli(), Build: banger.BuildStamp().String(),
+	})
+	if s.driver = o.Drivers[s.spec.Driver]; s.driver == nil {
+		return s.finish(exitRecord{Failed: true, Reason: fmt.Sprintf("unknown driver %q", s.spec.Driver)})
+	}
+	return s.serve(ctx, o.Adopt)
+}
+
+// serve answers on the sockets while the VM lives. They are served before it is
+// started: the daemon waits for them.
+func (s *supervisor) serve(ctx context.Context, adopt bool) error {
+	life := context.Background()
+	stopAPI, err := s.serveAPI()
+	if err != nil {
+		return err
+	}
+	stopDoor, err := s.serveDoor(life)
+	if err != nil {
+		return err
+	}
+	stopOnSignal := context.AfterFunc(ctx, func() { s.stop(life, stopTime) })
+	defer stopOnSignal()
+	err = s.run(life, adopt)
+	stopDoor()
+	stopAPI()
+	return errors.Join(err, remove(s.dir.Link()), remove(s.dir.Socket()))
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// mainProbe prints what can run VMs here, as JSON.
+func mainProbe(stdout io.Writer, log *slog.Logger, args []string) error {
+	flags := flag.NewFlagSet("probe", flag.ContinueOnError)
+	flags.Bool("json", true, "print JSON (there is no other form)")
+	bin := flags.String("qemu", "", "QEMU to use; empty: from PATH")
+	kernel := flags.String("kernel", "", "kernel to boot under KVM")
+	initrd := flags.String("initrd", "", "its initramfs")
+	if err := flags.Parse(args); err != nil {
+		return banger.Errorf(banger.CodeUsage, "probe: %w", err)
+	}
+	home, err := layout.FromEnv(os.Getenv)
+	if err != nil {
+		return err
+	}
+	result, err := probe.Run(context.Background(), probe.Options{
+		Home: home, QEMUBin: *bin, Kernel: *kernel, Initrd: *initrd, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(stdout).Encode(result)
+}

@@ -1,0 +1,252 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	vmv1 "github.com/banger-dev/banger/api/vm/v1"
+	"github.com/banger-dev/banger/internal/driver"
+	"github.com/banger-dev/banger/internal/fault"
+	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/network"
+)
+
+// Limits of the ways down.
+const (
+	// stopTime is how long a guest may take to shut down when nobody says.
+	stopTime = 20 * time.Second
+	// sessionGrace is how long a stop waits for a session to ask through.
+	sessionGrace = 3 * time.Second
+	// killTime bounds the wait for a VMM that was killed.
+	killTime = 10 * time.Second
+)
+
+// supervisor runs one VM.
+type supervisor struct {
+	dir    layout.Instance
+	spec   *vmv1.Spec
+	driver driver.Driver
+	log    *slog.Logger
+
+	status  *status
+	vm      driver.Instance
+	network *network.Network
+	console *consoleLog
+	// first is the console connection made before the guest ran.
+	first io.ReadCloser
+	// started is closed when vm is set.
+	started chan struct{}
+}
+
+// run brings the VM up (adopt: takes it over), follows it, and returns when it
+// has ended and everything about its end is on disk.
+func (s *supervisor) run(ctx context.Context, adopt bool) error {
+	err := s.bringUp(ctx, adopt)
+	if adopt && errors.Is(err, driver.ErrGone) {
+		return s.finish(earlierEnd(s.dir))
+	}
+	if err != nil {
+		return errors.Join(err, s.finish(exitRecord{Failed: true, Reason: err.Error()}))
+	}
+	close(s.started)
+	return s.finish(s.follow(ctx))
+}
+
+// bringUp starts or adopts the VMM and lets its guest run.
+func (s *supervisor) bringUp(ctx context.Context, adopt bool) (err error) {
+	allowed, err := prefixes(s.spec.AllowPrivate)
+	if err != nil {
+		return err
+	}
+	s.network, err = network.New(network.Config{
+		NAT:          s.spec.Nat,
+		DNSUpstream:  s.spec.DnsUpstream,
+		AllowPrivate: allowed,
+		Log:          s.log,
+	})
+	if err != nil {
+		return err
+	}
+	if s.console, err = openConsole(s.dir.Console()); err != nil {
+		return err
+	}
+	if adopt {
+		err = s.adopt(ctx)
+	} else {
+		err = s.start(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	info := s.vm.Info()
+	s.status.update(func(r *vmv1.StatusResponse) {
+		r.State, r.VmmPid, r.Driver, r.Accel = stateRunning, int32(info.PID), info.Driver, info.Accel
+		r.Confinement, r.Successor = info.Confinement, adopt
+	})
+	return nil
+}
+
+// start launches a new VMM. Its handle is on disk before its guest runs.
+func (s *supervisor) start(ctx context.Context) (err error) {
+	if err := s.clearRun(); err != nil {
+		return err
+	}
+	if err := fault.Point("supervisor.start"); err != nil {
+		return err
+	}
+	save := func(h driver.Handle) error {
+		if err := fault.Point("supervisor.launched", h.PID); err != nil {
+			return err
+		}
+		if err := saveHandle(s.dir, h); err != nil {
+			return err
+		}
+		return fault.Point("supervisor.saved", h.PID)
+	}
+	if s.vm, err = s.driver.Start(ctx, machine(s.spec, s.dir), save); err != nil {
+		return err
+	}
+	if s.first, err = s.vm.Console(ctx); err == nil {
+		err = s.console.mark(time.Now())
+	}
+	if err == nil {
+		err = s.vm.Run(ctx)
+	}
+	if err != nil {
+		return errors.Join(err, s.kill())
+	}
+	return fault.Point("supervisor.running", s.vm.Info().PID)
+}
+
+// adopt takes over the VMM that a crashed supervisor left. Run makes sure that
+// its guest goes on, wherever the crash was.
+func (s *supervisor) adopt(ctx context.Context) error {
+	h, err := loadHandle(s.dir)
+	if err != nil {
+		return err
+	}
+	if s.vm, err = s.driver.Adopt(ctx, machine(s.spec, s.dir), h); err != nil {
+		return err
+	}
+	if s.first, err = s.vm.Console(ctx); err != nil {
+		s.log.Warn("no console of the VMM", "error", err)
+	}
+	return s.vm.Run(ctx)
+}
+
+// follow runs everything that a living VM needs until its VMM is gone.
+func (s *supervisor) follow(ctx context.Context) exitRecord {
+	ctx, cancel := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	all.Go(func() { s.copyConsole(ctx, s.first) })
+	all.Go(func() { s.joinNetwork(ctx) })
+	all.Go(func() { s.followGuest(ctx) })
+	// The VM's life does not hang on ours: wait for it, not for ctx.
+	exit, err := s.vm.Wait(context.WithoutCancel(ctx))
+	cancel()
+	all.Wait()
+	s.vm.Link().Close()
+	now, _ := s.status.get()
+	wanted := now.State == stateStopping
+	switch {
+	case err != nil:
+		return exitRecord{Reason: fmt.Sprintf("lost sight of the VMM: %v", err), Failed: true}
+	case wanted && !exit.Clean:
+		return exitRecord{Reason: "powered off"}
+	}
+	return exitRecord{Reason: exit.Reason, Clean: exit.Clean, Failed: !exit.Clean}
+}
+
+// joinNetwork connects the VM's network to its VMM until ctx ends.
+func (s *supervisor) joinNetwork(ctx context.Context) {
+	for retry := newBackoff(networkRetry); ; {
+		conn, err := s.vm.Network(ctx)
+		if err == nil {
+			err = s.network.Attach(ctx, conn)
+			conn.Close()
+		}
+		if !retry.wait(ctx) {
+			return
+		}
+		s.log.Warn("the guest's network is joined again", "error", err)
+	}
+}
+
+// stop asks the guest to shut down and powers it off after timeout. It reports
+// whether the guest did it by itself.
+func (s *supervisor) stop(ctx context.Context, timeout time.Duration) (clean bool, err error) {
+	select {
+	case <-s.started:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	if timeout <= 0 {
+		timeout = stopTime
+	}
+	s.status.begin(stateStopping, stateRunning)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	session, done := context.WithTimeout(ctx, sessionGrace)
+	defer done()
+	if err = s.awaitSession(session); err == nil {
+		err = s.askShutdown(ctx)
+	}
+	if err == nil {
+		if exit, err := s.vm.Wait(ctx); err == nil {
+			return exit.Clean, nil
+		}
+	}
+	s.log.Info("the guest did not shut down: powering it off", "error", err)
+	return false, s.kill()
+}
+
+// kill powers the VM off at once.
+func (s *supervisor) kill() error {
+	s.status.begin(stateStopping, stateRunning, stateStarting)
+	ctx, cancel := context.WithTimeout(context.Background(), killTime)
+	defer cancel()
+	return s.vm.Kill(ctx)
+}
+
+// finish puts how the run ended on disk, and only then forgets the VMM: a crash
+// in between is seen as an end, not as a VMM to adopt.
+func (s *supervisor) finish(end exitRecord) error {
+	end.Time = time.Now().UTC()
+	err := saveExit(s.dir, end)
+	if faultErr := fault.Point("supervisor.exit"); faultErr != nil {
+		err = errors.Join(err, faultErr)
+	}
+	for _, path := range []string{
+		s.dir.VMM(), s.dir.Booted(), s.dir.QMP(), s.dir.GuestCtl(), s.dir.GuestData(),
+		s.dir.GuestNet(), s.dir.GuestConsole(),
+	} {
+		if removeErr := os.Remove(path); removeErr != nil && !errors.Is(removeErr, os.ErrNotExist) {
+			err = errors.Join(err, removeErr)
+		}
+	}
+	if s.network != nil {
+		err = errors.Join(err, s.network.Close())
+	}
+	if s.console != nil {
+		err = errors.Join(err, s.console.Close())
+	}
+	s.log.Info("the VM has ended", "reason", end.Reason, "failed", end.Failed)
+	s.status.stopped(end.Reason, end.Failed)
+	return err
+}
+
+// clearRun removes what an earlier run left: it must not speak for this one.
+func (s *supervisor) clearRun() error {
+	for _, path := range []string{s.dir.Exit(), s.dir.Booted()} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
