@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -171,12 +172,14 @@ func (l *listener) expect(t *testing.T, text string) {
 	t.Helper()
 	timer := time.AfterFunc(patience, func() { l.conn.Close() })
 	defer timer.Stop()
+	var seen strings.Builder
 	for l.lines.Scan() {
 		if strings.Contains(l.lines.Text(), text) {
 			return
 		}
+		fmt.Fprintf(&seen, "%q\n", l.lines.Text())
 	}
-	t.Fatalf("the console ended without %q: %v", text, l.lines.Err())
+	t.Fatalf("the console ended without %q: %v; it said:\n%s", text, l.lines.Err(), seen.String())
 }
 
 // checkConsole listens, and listens anew.

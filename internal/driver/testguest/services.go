@@ -22,6 +22,12 @@ const (
 	PortCrash
 )
 
+// Names of the virtio-serial ports, as the guest finds them.
+const (
+	NameCtl  = "banger.ctl"
+	NameData = "banger.data"
+)
+
 // EtherType marks frames that the guest sends back, addresses exchanged (a
 // number for local experiments, IEEE 802).
 const EtherType = 0x88b5
