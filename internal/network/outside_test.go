@@ -25,8 +25,8 @@ const insideVar = "BANGER_NETWORK_TEST_INSIDE"
 // also when they are killed.
 func TestMain(m *testing.M) {
 	if os.Getenv(insideVar) != "" {
-		if err := privateRun(); err != nil {
-			fmt.Fprintln(os.Stderr, "mount /run:", err)
+		if err := prepareInside(); err != nil {
+			fmt.Fprintln(os.Stderr, "test namespaces:", err)
 			os.Exit(1)
 		}
 		os.Exit(m.Run())
@@ -54,9 +54,13 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// privateRun gives this process a /run of its own, where ip(8) names network
-// namespaces. The machine must not see it: mounts travel where they are shared.
-func privateRun() error {
+// prepareInside gives this process a loopback interface, and a /run of its own,
+// where ip(8) names network namespaces. The machine must not see that: mounts
+// travel where they are shared.
+func prepareInside() error {
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return fmt.Errorf("ip link: %w: %s", err, out)
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}

@@ -32,7 +32,8 @@ const (
 // datagrams forwards UDP. It keeps one connected socket of the host for each
 // pair of guest port and destination, so that only the destination can answer.
 type datagrams struct {
-	net *Network
+	net           *Network
+	idle, idleDNS time.Duration
 
 	mu     sync.Mutex
 	closed bool
@@ -53,7 +54,7 @@ type datagramFlow struct {
 }
 
 func newDatagrams(n *Network) *datagrams {
-	return &datagrams{net: n, flows: map[datagramKey]*datagramFlow{}}
+	return &datagrams{net: n, idle: udpIdle, idleDNS: udpIdleDNS, flows: map[datagramKey]*datagramFlow{}}
 }
 
 // receive takes one datagram of the guest. When it is false the stack tells the
@@ -126,9 +127,9 @@ func (d *datagrams) open(key datagramKey) (*datagramFlow, error) {
 	if err != nil {
 		return nil, err
 	}
-	flow := &datagramFlow{key: key, conn: conn.(*net.UDPConn), idle: udpIdle}
+	flow := &datagramFlow{key: key, conn: conn.(*net.UDPConn), idle: d.idle}
 	if key.dst.Port() == dnsPort {
-		flow.idle = udpIdleDNS
+		flow.idle = d.idleDNS
 	}
 	if flow.raw, err = flow.conn.SyscallConn(); err != nil {
 		conn.Close()
