@@ -175,20 +175,29 @@ func deadline(t testing.TB, conn net.Conn) {
 
 func socketPair(t testing.TB) (a, b net.Conn) {
 	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	a, b, err := pair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	conns := make([]net.Conn, 2)
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+func pair() (a, b net.Conn, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	var conns [2]net.Conn
 	for i, fd := range fds {
 		file := os.NewFile(uintptr(fd), "pair")
-		if conns[i], err = net.FileConn(file); err != nil {
-			t.Fatal(err)
-		}
+		conns[i], err = net.FileConn(file)
 		file.Close()
+		if err != nil {
+			return nil, nil, err
+		}
 	}
-	t.Cleanup(func() { conns[0].Close(); conns[1].Close() })
-	return conns[0], conns[1]
+	return conns[0], conns[1], nil
 }
 
 // start makes a network with a guest on it.

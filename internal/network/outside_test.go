@@ -75,6 +75,7 @@ type outside struct {
 	name   string
 	addr   netip.Addr // of the host in the namespace
 	router netip.Addr // of this machine's end: one of its own addresses
+	nobody netip.Addr // on the way there, and never answers
 }
 
 // outsides numbers the namespaces of this process.
@@ -83,18 +84,19 @@ var outsides atomic.Uint32
 func newOutside(t testing.TB) *outside {
 	t.Helper()
 	number := outsides.Add(1)
-	subnet := byte(number * 4)
+	subnet := byte(number * 8)
 	o := &outside{
 		t: t, name: fmt.Sprintf("out%d", number),
 		router: netip.AddrFrom4([4]byte{198, 51, 100, subnet + 1}),
 		addr:   netip.AddrFrom4([4]byte{198, 51, 100, subnet + 2}),
+		nobody: netip.AddrFrom4([4]byte{198, 51, 100, subnet + 5}),
 	}
 	o.ip("netns", "add", o.name)
 	t.Cleanup(func() { o.ip("netns", "del", o.name) }) // takes the veth pair with it
 	o.ip("link", "add", o.name, "type", "veth", "peer", "name", "eth0", "netns", o.name)
-	o.ip("addr", "add", o.router.String()+"/30", "dev", o.name)
+	o.ip("addr", "add", o.router.String()+"/29", "dev", o.name)
 	o.ip("link", "set", o.name, "up")
-	o.ip("-n", o.name, "addr", "add", o.addr.String()+"/30", "dev", "eth0")
+	o.ip("-n", o.name, "addr", "add", o.addr.String()+"/29", "dev", "eth0")
 	o.ip("-n", o.name, "link", "set", "lo", "up")
 	o.ip("-n", o.name, "link", "set", "eth0", "up")
 	return o
