@@ -1,0 +1,75 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	banger "github.com/banger-dev/banger"
+	"github.com/banger-dev/banger/internal/unixsock"
+)
+
+// maxReply bounds the answer to CONNECT, in bytes.
+const maxReply = 512
+
+// DialLink connects to a port of a guest through its supervisor's link socket
+// (the CONNECT protocol of api/stream). Errors have code unavailable.
+func DialLink(ctx context.Context, socket string, port uint32) (*net.UnixConn, error) {
+	conn, err := unixsock.Dial(ctx, socket)
+	if err != nil {
+		return nil, banger.Errorf(banger.CodeUnavailable, "the VM's supervisor is not reachable: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	err = connectPort(conn, port)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		conn.Close()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, banger.Errorf(banger.CodeUnavailable, "the guest is not reachable: %w", err)
+	}
+	return conn, nil
+}
+
+func connectPort(conn net.Conn, port uint32) error {
+	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
+		return err
+	}
+	// Not one byte after the line may be taken: it is the guest's.
+	var reply [maxReply]byte
+	n, err := io.ReadFull(conn, reply[:3])
+	if err != nil {
+		return ended(err)
+	}
+	for reply[n-1] != '\n' {
+		if n == len(reply) {
+			return errors.New("the supervisor's answer is too long")
+		}
+		if _, err := io.ReadFull(conn, reply[n:n+1]); err != nil {
+			return ended(err)
+		}
+		n++
+	}
+	line := strings.TrimSuffix(string(reply[:n]), "\n")
+	if line == "OK" {
+		return nil
+	}
+	if text, ok := strings.CutPrefix(line, "ERR "); ok {
+		return errors.New(text)
+	}
+	return fmt.Errorf("unexpected answer %q", line)
+}
+
+func ended(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("the supervisor closed the connection")
+	}
+	return err
+}

@@ -1,0 +1,191 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	banger "github.com/banger-dev/banger"
+	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/lockfile"
+	"github.com/banger-dev/banger/internal/unixsock"
+)
+
+const (
+	// startWithin bounds the start of a daemon: it may have VMs to adopt.
+	startWithin = 20 * time.Second
+	// lookAgain is for a daemon whose socket event was missed, and for a
+	// starter that died.
+	lookAgain = 200 * time.Millisecond
+	// maxLogTail bounds what is read of a failed daemon's log, in bytes.
+	maxLogTail = 64 << 10
+)
+
+// startError carries our own error through the HTTP client.
+type startError struct{ err error }
+
+func (e *startError) Error() string { return e.err.Error() }
+func (e *startError) Unwrap() error { return e.err }
+
+// dial connects to the daemon, and starts it if that is wanted and needed.
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	conn, err := unixsock.Dial(ctx, c.home.DaemonSocket())
+	if err == nil {
+		return conn, nil
+	}
+	if !notThere(err) {
+		return nil, &startError{banger.Errorf(banger.CodeUnavailable, "the daemon is not reachable: %w", err)}
+	}
+	if !c.autostart {
+		return nil, &startError{banger.Errorf(banger.CodeUnavailable, "the daemon is not running").WithHint("banger daemon start")}
+	}
+	c.dialing.Lock()
+	defer c.dialing.Unlock()
+	started, err := start(ctx, c.home)
+	if err != nil {
+		return nil, &startError{err}
+	}
+	return started, nil
+}
+
+// notThere tells "nobody listens" from an error that starting a daemon would
+// not mend.
+func notThere(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)
+}
+
+// start connects to a daemon of home and starts one if there is none. Of many
+// callers at once, one starts it: who holds the start lock.
+func start(ctx context.Context, home layout.Home) (net.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, startWithin,
+		banger.Errorf(banger.CodeUnavailable, "the daemon did not answer within %s", startWithin).WithHint("banger daemon logs"))
+	defer cancel()
+	if err := os.MkdirAll(home.State, 0o700); err != nil {
+		return nil, banger.Errorf(banger.CodeUnavailable, "state directory: %w", err)
+	}
+	sock, err := watch(home.State)
+	if err != nil {
+		return nil, banger.Errorf(banger.CodeUnavailable, "watch %s: %w", home.State, err)
+	}
+	defer sock.close()
+	for {
+		lock, err := lockfile.Try(home.StartLock())
+		if err != nil {
+			return nil, banger.Errorf(banger.CodeUnavailable, "start the daemon: %w", err)
+		}
+		if lock != nil {
+			defer lock.Release()
+			return spawn(ctx, home, sock)
+		}
+		if conn, err := unixsock.Dial(ctx, home.DaemonSocket()); err == nil {
+			return conn, nil
+		}
+		select {
+		case <-sock.changed:
+		case <-time.After(lookAgain):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// spawn starts bangerd and waits until its socket answers or it ends. The
+// caller holds the start lock.
+func spawn(ctx context.Context, home layout.Home, sock *watcher) (net.Conn, error) {
+	if conn, err := unixsock.Dial(ctx, home.DaemonSocket()); err == nil {
+		return conn, nil
+	}
+	daemon, log, err := launch(home)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	// The waiter ends with the daemon, or with us: we do not wait for the
+	// daemon's end once it serves.
+	ended := make(chan error, 1)
+	go func() { ended <- daemon.Wait() }()
+	for {
+		if conn, err := unixsock.Dial(ctx, home.DaemonSocket()); err == nil {
+			return conn, nil
+		}
+		select {
+		case <-sock.changed:
+		case <-time.After(lookAgain):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case err := <-ended:
+			if other, _ := lockfile.Try(home.DaemonLock()); other == nil {
+				ended = nil // another daemon has the store and is about to listen
+				continue
+			} else {
+				other.Release()
+			}
+			return nil, banger.Errorf(banger.CodeUnavailable, "the daemon did not start: %s", lastLine(log, err)).
+				WithHint("banger daemon logs")
+		}
+	}
+}
+
+// launch runs bangerd in a session of its own, away from the terminal. What it
+// says goes to its log, which is returned at its present end.
+func launch(home layout.Home) (*exec.Cmd, *os.File, error) {
+	path, err := layout.Companion("bangerd")
+	if err != nil {
+		return nil, nil, err
+	}
+	log, err := os.OpenFile(home.DaemonLog(), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, nil, banger.Errorf(banger.CodeUnavailable, "daemon log: %w", err)
+	}
+	if _, err := log.Seek(0, io.SeekEnd); err != nil {
+		log.Close()
+		return nil, nil, banger.Errorf(banger.CodeUnavailable, "daemon log: %w", err)
+	}
+	cmd := exec.Command(path)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Env = environ(os.Environ())
+	if err := cmd.Start(); err != nil {
+		log.Close()
+		return nil, nil, banger.Errorf(banger.CodeUnavailable, "start %s: %w", path, err)
+	}
+	return cmd, log, nil
+}
+
+// environ makes BANGER_HOME absolute: the daemon's directory is not ours.
+func environ(env []string) []string {
+	out := make([]string, 0, len(env))
+	for _, kv := range env {
+		if value, ok := strings.CutPrefix(kv, layout.HomeVar+"="); ok && value != "" {
+			if abs, err := filepath.Abs(value); err == nil {
+				kv = layout.HomeVar + "=" + abs
+			}
+		}
+		out = append(out, kv)
+	}
+	return out
+}
+
+// lastLine is the last line that the daemon wrote, or how it ended.
+func lastLine(log io.Reader, ended error) string {
+	data, _ := io.ReadAll(io.LimitReader(log, maxLogTail))
+	lines := bytes.Split(bytes.TrimSpace(data), []byte("\n"))
+	if last := strings.TrimPrefix(string(bytes.TrimSpace(lines[len(lines)-1])), "bangerd: "); last != "" {
+		return last
+	}
+	if ended != nil {
+		return ended.Error()
+	}
+	return "it ended at once"
+}
