@@ -1,14 +1,12 @@
 package qemu
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
-	"os"
 	"strings"
 
 	banger "github.com/banger-dev/banger"
+	"github.com/banger-dev/banger/internal/driver/vmmproc"
 	"github.com/banger-dev/banger/internal/layout"
 )
 
@@ -22,34 +20,6 @@ const (
 	// errNoSandbox: this QEMU has no seccomp filter.
 	errNoSandbox = qemuError("QEMU has no -sandbox")
 )
-
-// maxTail bounds what is read of the log's end, in bytes.
-const maxTail = 4 << 10
-
-// tail returns the last lines of a file, joined by "; ", or "".
-func tail(path string, lines int) string {
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err == nil && st.Size() > maxTail {
-		if _, err := f.Seek(-maxTail, io.SeekEnd); err != nil {
-			return ""
-		}
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxTail))
-	if err != nil {
-		return ""
-	}
-	var kept []string
-	for line := range bytes.Lines(data) {
-		if text := strings.TrimSpace(string(line)); text != "" {
-			kept = append(kept, strings.TrimPrefix(text, binName+": "))
-		}
-	}
-	return strings.Join(kept[max(0, len(kept)-lines):], "; ")
-}
 
 // known are QEMU's words for what a person can mend.
 func known() []struct{ words, cause, hint string } {
@@ -66,13 +36,24 @@ func known() []struct{ words, cause, hint string } {
 	}
 }
 
+// NoSandbox reports whether words, printed by QEMU, say that it was built
+// without its seccomp filter.
+func NoSandbox(words string) bool {
+	return strings.Contains(words, "sandbox support is not enabled") || strings.Contains(words, "seccomp support is disabled")
+}
+
+// lastWords are the last lines of QEMU's output.
+func lastWords(path string, lines int) string {
+	return strings.ReplaceAll(vmmproc.Tail(path, lines), binName+": ", "")
+}
+
 // startError says why QEMU did not start, in its own last words.
 func startError(dir layout.Instance, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	words := tail(dir.VMMLog(), 3)
-	if strings.Contains(words, "sandbox support is not enabled") || strings.Contains(words, "seccomp support is disabled") {
+	words := lastWords(dir.VMMLog(), 3)
+	if NoSandbox(words) {
 		return errNoSandbox
 	}
 	for _, k := range known() {

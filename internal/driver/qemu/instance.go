@@ -164,7 +164,7 @@ func (i *instance) exit() driver.Exit {
 		return driver.Exit{Reason: "QEMU was told to end by a signal"}
 	}
 	reason := "QEMU: " + i.proc.Reason()
-	if last := tail(i.dir.VMMLog(), 1); last != "" {
+	if last := lastWords(i.dir.VMMLog(), 1); last != "" {
 		reason += ": " + last
 	}
 	return driver.Exit{Reason: reason}

@@ -83,7 +83,7 @@ type Process struct {
 	ended  chan struct{} // the follower has returned
 
 	mu     sync.Mutex
-	reason string
+	end    end
 	killed bool
 }
 
@@ -129,18 +129,24 @@ func (p *Process) follow(ctx context.Context) {
 	if err := p.handle.Wait(ctx); err != nil {
 		return
 	}
-	reason := "its process ended (how is not known: it was started by another supervisor)"
+	how := end{code: -1, reason: "its process ended (how is not known: it was started by another supervisor)"}
 	if p.child {
-		reason = reap(p.pid)
+		how = reap(p.pid)
 	}
 	p.mu.Lock()
-	p.reason = reason
+	p.end = how
 	p.mu.Unlock()
 	close(p.done)
 }
 
+// end is how a process ended; code is -1 if it is not known or a signal.
+type end struct {
+	code   int
+	reason string
+}
+
 // reap collects the status of a child that has ended.
-func reap(pid int) string {
+func reap(pid int) end {
 	var ws unix.WaitStatus
 	for {
 		_, err := unix.Wait4(pid, &ws, 0, nil)
@@ -148,11 +154,11 @@ func reap(pid int) string {
 		case err == unix.EINTR:
 			continue
 		case err != nil:
-			return "its process ended"
+			return end{code: -1, reason: "its process ended"}
 		case ws.Signaled():
-			return fmt.Sprintf("killed by signal %d (%s)", int(ws.Signal()), ws.Signal())
+			return end{code: -1, reason: fmt.Sprintf("killed by signal %d (%s)", int(ws.Signal()), ws.Signal())}
 		}
-		return fmt.Sprintf("its process exited with code %d", ws.ExitStatus())
+		return end{code: ws.ExitStatus(), reason: fmt.Sprintf("its process exited with code %d", ws.ExitStatus())}
 	}
 }
 
@@ -166,7 +172,15 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 func (p *Process) Reason() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.reason
+	return p.end.reason
+}
+
+// ExitCode is the code that the process exited with, once it is gone; -1 if a
+// signal ended it, or if it was another's child.
+func (p *Process) ExitCode() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.end.code
 }
 
 // Killed reports whether Kill was called.
