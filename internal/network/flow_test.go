@@ -377,3 +377,48 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
+
+func TestInwardBound(t *testing.T) {
+	n, g := start(t, Config{})
+	listener, err := gonet.ListenTCP(g.stack, fullAddress(netip.AddrPortFrom(guestAddr, 8080)), ipv4.ProtocolNumber)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	n.inward.Store(maxInward - 1)
+	dst := netip.AddrPortFrom(guestAddr, 8080)
+	conn, err := n.DialContext(context.Background(), dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.DialContext(context.Background(), dst); banger.CodeOf(err) != banger.CodeUnavailable {
+		t.Errorf("one too many: %v", err)
+	}
+	conn.Close()
+	conn.Close() // gives its place back once
+	if n.inward.Load() != maxInward-1 {
+		t.Errorf("%d connections are counted", n.inward.Load())
+	}
+}
+
+// With many flows each gets little, none nothing, and all of it comes back.
+func TestBudget(t *testing.T) {
+	b := newBudget()
+	var sizes []int
+	for size, ok := b.take(); ok; size, ok = b.take() {
+		sizes = append(sizes, size)
+	}
+	total := 0
+	for _, size := range sizes {
+		total += size
+	}
+	if len(sizes) != maxFlows || sizes[0] != maxFlowBuffer || sizes[maxFlows-1] != minFlowBuffer || total > bufferBudget+maxFlows*minFlowBuffer {
+		t.Errorf("%d flows, from %d to %d bytes, %d in all", len(sizes), sizes[0], sizes[len(sizes)-1], total)
+	}
+	for _, size := range sizes {
+		b.give(size)
+	}
+	if size, ok := b.take(); !ok || size != maxFlowBuffer {
+		t.Errorf("after that %d, %v", size, ok)
+	}
+}

@@ -11,8 +11,10 @@ import (
 )
 
 // FuzzFrames gives a running network whatever a guest may send: it must go on
-// serving, and let go of everything when it is closed. The network has NAT, and
-// the namespace of these tests no way out.
+// serving, and let go of everything when it is closed. The first input goes as
+// it is; the second is put where an IPv4 packet of the guest's goes, so that it
+// comes as far as the stack. The network has NAT, and the namespace of these
+// tests no way out.
 func FuzzFrames(f *testing.F) {
 	syn := synPacket(netip.MustParseAddrPort("1.1.1.1:80"))
 	options := ipPacket(guestAddr, gatewayAddr, header.ICMPv4ProtocolNumber, make([]byte, 64))
@@ -28,9 +30,9 @@ func FuzzFrames(f *testing.F) {
 		stream(options, fragment, fragment),
 		stream(etherFrame(header.EthernetBroadcastAddress, header.IPv6ProtocolNumber, make([]byte, 40))),
 	} {
-		f.Add(seed)
+		f.Add(seed, seed[min(len(seed), 4+header.EthernetMinimumSize):])
 	}
-	f.Fuzz(func(t *testing.T, sent []byte) {
+	f.Fuzz(func(t *testing.T, sent, packet []byte) {
 		n, err := New(Config{NAT: true, DNSUpstream: "127.0.0.1:9"})
 		if err != nil {
 			t.Fatal(err)
@@ -41,12 +43,24 @@ func FuzzFrames(f *testing.F) {
 			// What comes back is read, as a guest's card does.
 			_, _ = io.Copy(io.Discard, w.conn)
 		}()
-		if _, err := w.conn.Write(sent); err == nil {
+		frame := guestFrame(packet)
+		if _, err := w.conn.Write(append(stream(frame, frame), sent...)); err == nil {
 			w.conn.Close()
 		}
 		<-w.done
 		newWire(t, n).answers()
 	})
+}
+
+// guestFrame makes packet pass for one of the guest's.
+func guestFrame(packet []byte) []byte {
+	packet = bytes.Clone(packet[:min(len(packet), maxFrame-header.EthernetMinimumSize-1)])
+	if len(packet) >= header.IPv4MinimumSize {
+		packet[0] = 0x40 | packet[0]&0xf
+		binary.BigEndian.PutUint16(packet[2:], uint16(len(packet)))
+		copy(packet[12:], guestAddr.AsSlice())
+	}
+	return etherFrame(gatewayMAC, header.IPv4ProtocolNumber, packet)
 }
 
 // FuzzReadFrames checks the reader alone: what it delivers is what the stream

@@ -15,11 +15,11 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	banger "github.com/banger-dev/banger"
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -67,6 +67,7 @@ type Network struct {
 
 	// Each query under way, and each connection for some, holds a place.
 	queries, queryConns chan struct{}
+	inward              atomic.Int64 // connections into the guest
 
 	mu      sync.Mutex // guards closed and the start of work
 	closed  bool
@@ -196,35 +197,6 @@ func (n *Network) startServing() (chan struct{}, error) {
 	}
 	n.serving = make(chan struct{})
 	return n.serving, nil
-}
-
-// DialContext connects to a TCP port of the guest, from the gateway's address.
-// It waits until the network is attached. Only the guest's address can be
-// dialled. The connection also has CloseWrite.
-func (n *Network) DialContext(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	if addr.Addr() != guestAddr {
-		return nil, banger.Errorf(banger.CodeUsage, "%s is not an address of the guest", addr)
-	}
-	if !n.begin() {
-		return nil, net.ErrClosed
-	}
-	defer n.work.Done()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(n.ctx, func() { cancel(net.ErrClosed) })()
-	if err := n.link.waitAttached(ctx); err != nil {
-		return nil, err
-	}
-	conn, err := gonet.DialContextTCP(ctx, n.stack, tcpip.FullAddress{
-		NIC: nicID, Addr: tcpip.AddrFrom4(guestAddr.As4()), Port: addr.Port(),
-	}, ipv4.ProtocolNumber)
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}
-	}
-	return conn, nil
 }
 
 // Close ends every flow and waits for all that the network has started; a

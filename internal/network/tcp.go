@@ -30,14 +30,23 @@ const (
 	insideKeepAlive = 2 * time.Minute
 	// timeWait may be short: on this link no old packet turns up late.
 	timeWait = 2 * time.Second
+	// inwardBuffer is the size of each buffer of a connection into the guest,
+	// and maxInward how many there may be.
+	inwardBuffer = 256 << 10
+	maxInward    = 1024
+	// kernelBuffer bounds, in bytes, what the host's kernel holds in each
+	// direction for a flow that got the smallest buffers: a guest with
+	// thousands of flows must not fill the memory that all of the host's
+	// connections share.
+	kernelBuffer = 64 << 10
 )
 
 func tuneTCP(s *stack.Stack) tcpip.Error {
 	sack := tcpip.TCPSACKEnabled(true)
-	// Buffers have fixed sizes, from the budget.
+	// Buffers have fixed sizes: those of the guest's flows come from the budget.
 	moderate := tcpip.TCPModerateReceiveBufferOption(false)
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: maxFlowBuffer, Max: maxFlowBuffer}
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: maxFlowBuffer, Max: maxFlowBuffer}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: inwardBuffer, Max: maxFlowBuffer}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: inwardBuffer, Max: maxFlowBuffer}
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	linger := tcpip.TCPLingerTimeoutOption(timeWait)
 	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &receive, &send, &wait, &linger} {
@@ -74,7 +83,7 @@ func (n *Network) acceptTCP(request *tcp.ForwarderRequest) {
 		return
 	}
 	defer n.budget.give(size)
-	outside, err := n.dial(ProtoTCP, dst)
+	outside, err := n.dialTCP(dst, size)
 	if err != nil {
 		n.failed(dst, err)
 		request.Complete(true)
@@ -87,10 +96,25 @@ func (n *Network) acceptTCP(request *tcp.ForwarderRequest) {
 	}
 	n.counters.open.Add(1)
 	defer n.counters.open.Add(-1)
-	r := &relay{
-		inside: inside, outside: outside.(*net.TCPConn), buffers: &n.buffers, chunk: min(size, copySize),
-	}
+	r := &relay{inside: inside, outside: outside, buffers: &n.buffers, chunk: min(size, copySize)}
 	r.run(n.ctx)
+}
+
+// dialTCP connects to the outside for a flow whose buffers have size bytes.
+func (n *Network) dialTCP(dst netip.AddrPort, size int) (*net.TCPConn, error) {
+	conn, err := n.dial(ProtoTCP, dst)
+	if err != nil {
+		return nil, err
+	}
+	outside := conn.(*net.TCPConn)
+	if size <= minFlowBuffer {
+		err = errors.Join(outside.SetReadBuffer(kernelBuffer), outside.SetWriteBuffer(kernelBuffer))
+	}
+	if err != nil {
+		outside.Close()
+		return nil, err
+	}
+	return outside, nil
 }
 
 // failed notes a flow that the policy let through and the outside did not.
