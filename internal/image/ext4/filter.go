@@ -13,6 +13,8 @@ import (
 )
 
 const (
+	// blockSize is the unit of a tar archive, in bytes.
+	blockSize = 512
 	// Linux's own bounds: PATH_MAX and NAME_MAX.
 	maxPath = 4095
 	maxName = 255
@@ -34,7 +36,7 @@ const (
 // has clean relative names and only what the converter understands.
 type filter struct {
 	ctx     context.Context
-	source  *countingReader
+	source  *blockReader
 	in      *tar.Reader
 	out     *tar.Writer
 	limits  Limits
@@ -45,7 +47,7 @@ type filter struct {
 }
 
 func newFilter(ctx context.Context, archive io.Reader, out io.Writer, limits Limits) *filter {
-	source := &countingReader{r: bufio.NewReaderSize(archive, 256<<10)}
+	source := &blockReader{r: bufio.NewReaderSize(archive, 256<<10)}
 	return &filter{
 		ctx:     ctx,
 		source:  source,
@@ -77,10 +79,11 @@ func (f *filter) run() error {
 	}
 }
 
-// finish closes the copy. An archive ends with blocks of zeros; one that just
-// stops, although between two entries, was cut.
+// finish closes the copy. An archive ends with a block of zeros after the last
+// entry: tail is how much came after that. One that just stops, although
+// between two entries, was cut.
 func (f *filter) finish(tail int64) error {
-	if tail < 512 {
+	if tail < blockSize || f.source.last != ([blockSize]byte{}) {
 		return readError(io.ErrUnexpectedEOF)
 	}
 	n, err := io.CopyN(io.Discard, f.source, maxTrailer+1)
@@ -230,15 +233,23 @@ func entryError(name, format string, args ...any) error {
 	return banger.Errorf(banger.CodeFailed, "archive: entry %q: "+format, append([]any{name}, args...)...)
 }
 
-// countingReader counts what was read.
-type countingReader struct {
-	r io.Reader
-	n int64
+// blockReader counts what is read and remembers the last block of it. No block
+// of a header is all zeros.
+type blockReader struct {
+	r    io.Reader
+	n    int64
+	last [blockSize]byte
 }
 
-func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
+func (b *blockReader) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	b.n += int64(n)
+	if tail := p[:n]; n >= blockSize {
+		copy(b.last[:], tail[n-blockSize:])
+	} else {
+		copy(b.last[:], b.last[n:])
+		copy(b.last[blockSize-n:], tail)
+	}
 	return n, err
 }
 
