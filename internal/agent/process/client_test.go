@@ -238,6 +238,9 @@ func (c *refClient) output(conn net.Conn, kind stream.Kind, payload []byte) {
 func (c *refClient) resume(count uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.stdin == nil {
+		return // another client has sent what there was
+	}
 	if count < c.acked || count > c.acked+uint64(len(c.kept)) {
 		c.t.Errorf("agent has %d bytes of input; acked %d, kept %d", count, c.acked, len(c.kept))
 		return
