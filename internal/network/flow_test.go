@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -13,10 +12,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	banger "github.com/banger-dev/banger"
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 )
 
 func TestEcho(t *testing.T) {
@@ -227,143 +222,6 @@ func TestBackPressure(t *testing.T) {
 	}
 }
 
-func TestRefusedFast(t *testing.T) {
-	out := newOutside(t)
-	n, g := start(t, Config{NAT: true})
-	want := map[Reason]uint64{}
-	for dst, reason := range map[string]Reason{
-		"10.1.2.3:80": ReasonPrivate, "169.254.169.254:80": ReasonMetadata, "100.64.1.1:80": ReasonCGNAT,
-		"192.168.127.1:80": ReasonGuestNet, "192.168.127.77:1": ReasonGuestNet, "240.0.0.1:1": ReasonReserved,
-		out.router.String() + ":22": ReasonHost, "172.17.0.1:2375": ReasonPrivate,
-	} {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		_, err := g.dial(ctx, netip.MustParseAddrPort(dst))
-		cancel()
-		if err == nil || !strings.Contains(err.Error(), "refused") {
-			t.Errorf("%s: %v, want refused", dst, err)
-		}
-		want[reason]++
-	}
-	got := n.Counters()
-	for reason, count := range want {
-		if got.Refused[reason] != count {
-			t.Errorf("%d refused as %s, want %d", got.Refused[reason], reason, count)
-		}
-	}
-	if again := g.stack.Stats().TCP.Retransmits.Value(); again != 0 {
-		t.Errorf("the guest sent %d segments again", again)
-	}
-}
-
-// The host's own address is reachable only when the config names it.
-func TestHostAddressAllowed(t *testing.T) {
-	out := newOutside(t)
-	listener, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(netip.AddrPortFrom(out.router, 0)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := serveTCP(t, listener, func(conn *net.TCPConn) { _, _ = conn.Write([]byte("host")) })
-	_, g := start(t, Config{NAT: true, AllowPrivate: []netip.Prefix{netip.PrefixFrom(out.router, 32)}})
-	if got, err := io.ReadAll(g.mustDial(server)); err != nil || string(got) != "host" {
-		t.Fatalf("%q, %v", got, err)
-	}
-}
-
-func TestNATOff(t *testing.T) {
-	out := newOutside(t)
-	var reached atomic.Int64
-	server := out.listen(func(*net.TCPConn) { reached.Add(1) })
-	datagrams := out.listenUDP(0, func([]byte) []byte { reached.Add(1); return nil })
-	n, g := start(t, Config{})
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	if _, err := g.dial(ctx, server); err == nil || !strings.Contains(err.Error(), "refused") {
-		t.Errorf("tcp: %v, want refused", err)
-	}
-	if _, err := g.dialUDP(datagrams).Write([]byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the datagram is refused", func() bool { return n.Counters().Refused[ReasonNAT] == 2 })
-	if reached.Load() != 0 {
-		t.Error("something left")
-	}
-}
-
-// The policy is asked again at the moment of the dial.
-func TestDialAsksAgain(t *testing.T) {
-	out := newOutside(t)
-	var reached atomic.Int64
-	server := out.listen(func(*net.TCPConn) { reached.Add(1) })
-	n, err := newNetwork(Config{}, &onceDecider{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer n.Close()
-	if !n.decide(Flow{Proto: ProtoTCP, Dst: server}) {
-		t.Fatal("refused at first")
-	}
-	if _, err := n.dial(ProtoTCP, server); !errors.Is(err, errRefused) {
-		t.Fatalf("%v, want refused", err)
-	}
-	if reached.Load() != 0 {
-		t.Error("the server was reached")
-	}
-}
-
-// onceDecider allows the first flow only.
-type onceDecider struct{ asked atomic.Bool }
-
-func (d *onceDecider) Decide(Flow) Verdict {
-	if d.asked.Swap(true) {
-		return Verdict{Reason: ReasonHost, Rule: "changed"}
-	}
-	return Verdict{Allow: true}
-}
-
-func TestDialIntoGuest(t *testing.T) {
-	n, g := start(t, Config{})
-	listener, err := gonet.ListenTCP(g.stack, fullAddress(netip.AddrPortFrom(guestAddr, 8080)), ipv4.ProtocolNumber)
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		conn, err := listener.Accept()
-		if err != nil {
-			return
-		}
-		_, _ = io.Copy(conn, conn)
-		conn.Close()
-	}()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	conn, err := n.DialContext(ctx, netip.AddrPortFrom(guestAddr, 8080))
-	if err != nil {
-		t.Fatal(err)
-	}
-	deadline(t, conn)
-	if _, err := conn.Write([]byte("in")); err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := io.ReadAll(conn); err != nil || string(got) != "in" {
-		t.Fatalf("%q, %v", got, err)
-	}
-	conn.Close()
-	<-served
-	listener.Close()
-
-	if _, err := n.DialContext(ctx, netip.AddrPortFrom(guestAddr, 8080)); err == nil || !strings.Contains(err.Error(), "refused") {
-		t.Errorf("a closed port: %v, want refused", err)
-	}
-	if _, err := n.DialContext(ctx, netip.MustParseAddrPort("1.1.1.1:80")); banger.CodeOf(err) != banger.CodeUsage {
-		t.Errorf("an address outside: %v", err)
-	}
-}
-
 // eventually waits for what no event tells: another goroutine's last steps.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
@@ -375,29 +233,6 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		case <-limit:
 			t.Fatalf("%s: not within 30 s", what)
 		}
-	}
-}
-
-func TestInwardBound(t *testing.T) {
-	n, g := start(t, Config{})
-	listener, err := gonet.ListenTCP(g.stack, fullAddress(netip.AddrPortFrom(guestAddr, 8080)), ipv4.ProtocolNumber)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	n.inward.Store(maxInward - 1)
-	dst := netip.AddrPortFrom(guestAddr, 8080)
-	conn, err := n.DialContext(context.Background(), dst)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := n.DialContext(context.Background(), dst); banger.CodeOf(err) != banger.CodeUnavailable {
-		t.Errorf("one too many: %v", err)
-	}
-	conn.Close()
-	conn.Close() // gives its place back once
-	if n.inward.Load() != maxInward-1 {
-		t.Errorf("%d connections are counted", n.inward.Load())
 	}
 }
 

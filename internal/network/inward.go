@@ -62,8 +62,12 @@ func (n *Network) dialGuest(ctx context.Context, addr netip.AddrPort) (*gonet.TC
 	conn, err := gonet.DialContextTCP(ctx, n.stack, tcpip.FullAddress{
 		NIC: nicID, Addr: tcpip.AddrFrom4(guestAddr.As4()), Port: addr.Port(),
 	}, ipv4.ProtocolNumber)
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = cause
+	switch {
+	case err == nil:
+	case n.ctx.Err() != nil: // the stack may have noticed first
+		err = net.ErrClosed
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
 	}
 	return conn, err
 }

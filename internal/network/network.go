@@ -37,7 +37,7 @@ type Config struct {
 	// this process dials it, not the guest.
 	DNSUpstream string
 	// AllowPrivate lists the networks that are reachable although they are
-	// otherwise refused always (see Reason).
+	// otherwise refused always (see Reason). The guest's own network never is.
 	AllowPrivate []netip.Prefix
 	// HostAddrs returns the host's own addresses; it is called at dial time, at
 	// most every two seconds. Nil: those of the host's interfaces.

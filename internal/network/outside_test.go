@@ -68,8 +68,8 @@ func prepareInside() error {
 }
 
 // outside is a host of its own for the guest to reach: a network namespace at
-// the other end of a veth pair. Its address is in TEST-NET-2 (RFC 5737), which
-// no policy refuses.
+// the other end of a veth pair. Its address is of those for benchmarks of network
+// devices (RFC 2544), which no policy refuses.
 type outside struct {
 	t      testing.TB
 	name   string
@@ -84,16 +84,16 @@ var outsides atomic.Uint32
 func newOutside(t testing.TB) *outside {
 	t.Helper()
 	number := outsides.Add(1)
-	subnet := byte(number * 8)
+	subnet := func(host uint32) netip.Addr {
+		return netip.AddrFrom4([4]byte{198, 18, byte(number / 32), byte(number%32*8 + host)})
+	}
 	o := &outside{
-		t: t, name: fmt.Sprintf("out%d", number),
-		router: netip.AddrFrom4([4]byte{198, 51, 100, subnet + 1}),
-		addr:   netip.AddrFrom4([4]byte{198, 51, 100, subnet + 2}),
-		nobody: netip.AddrFrom4([4]byte{198, 51, 100, subnet + 5}),
+		t: t, name: fmt.Sprintf("out%d", number), router: subnet(1), addr: subnet(2), nobody: subnet(5),
 	}
 	o.ip("netns", "add", o.name)
-	t.Cleanup(func() { o.ip("netns", "del", o.name) }) // takes the veth pair with it
+	t.Cleanup(func() { o.ip("netns", "del", o.name) })
 	o.ip("link", "add", o.name, "type", "veth", "peer", "name", "eth0", "netns", o.name)
+	t.Cleanup(func() { o.ip("link", "del", o.name) })
 	o.ip("addr", "add", o.router.String()+"/29", "dev", o.name)
 	o.ip("link", "set", o.name, "up")
 	o.ip("-n", o.name, "addr", "add", o.addr.String()+"/29", "dev", "eth0")

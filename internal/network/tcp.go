@@ -72,10 +72,6 @@ func (n *Network) acceptTCP(request *tcp.ForwarderRequest) {
 		n.acceptDNS(request)
 		return
 	}
-	if !n.decide(Flow{Proto: ProtoTCP, Dst: dst}) {
-		request.Complete(true)
-		return
-	}
 	size, ok := n.budget.take()
 	if !ok {
 		n.counters.refuse(ReasonLimit)
@@ -83,6 +79,10 @@ func (n *Network) acceptTCP(request *tcp.ForwarderRequest) {
 		return
 	}
 	defer n.budget.give(size)
+	if !n.decide(Flow{Proto: ProtoTCP, Dst: dst}) {
+		request.Complete(true)
+		return
+	}
 	outside, err := n.dialTCP(dst, size)
 	if err != nil {
 		n.failed(dst, err)

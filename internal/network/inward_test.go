@@ -1,0 +1,81 @@
+package network
+
+import (
+	"context"
+	"io"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	banger "github.com/banger-dev/banger"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+)
+
+func TestDialIntoGuest(t *testing.T) {
+	n, g := start(t, Config{})
+	listener, err := gonet.ListenTCP(g.stack, fullAddress(netip.AddrPortFrom(guestAddr, 8080)), ipv4.ProtocolNumber)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(conn, conn)
+		conn.Close()
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	conn, err := n.DialContext(ctx, netip.AddrPortFrom(guestAddr, 8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline(t, conn)
+	if _, err := conn.Write([]byte("in")); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "in" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	conn.Close()
+	<-served
+	listener.Close()
+
+	if _, err := n.DialContext(ctx, netip.AddrPortFrom(guestAddr, 8080)); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("a closed port: %v, want refused", err)
+	}
+	if _, err := n.DialContext(ctx, netip.MustParseAddrPort("1.1.1.1:80")); banger.CodeOf(err) != banger.CodeUsage {
+		t.Errorf("an address outside: %v", err)
+	}
+}
+
+func TestInwardBound(t *testing.T) {
+	n, g := start(t, Config{})
+	listener, err := gonet.ListenTCP(g.stack, fullAddress(netip.AddrPortFrom(guestAddr, 8080)), ipv4.ProtocolNumber)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	n.inward.Store(maxInward - 1)
+	dst := netip.AddrPortFrom(guestAddr, 8080)
+	conn, err := n.DialContext(context.Background(), dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.DialContext(context.Background(), dst); banger.CodeOf(err) != banger.CodeUnavailable {
+		t.Errorf("one too many: %v", err)
+	}
+	conn.Close()
+	conn.Close() // gives its place back once
+	if n.inward.Load() != maxInward-1 {
+		t.Errorf("%d connections are counted", n.inward.Load())
+	}
+}
