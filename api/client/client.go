@@ -30,6 +30,8 @@ type Client struct {
 	transport *http.Transport
 
 	dialing sync.Mutex // so that concurrent calls start one daemon
+	greeted sync.Once
+	greet   func(*bangerv1.StatusResponse)
 }
 
 // Options say how a Client behaves.
@@ -37,11 +39,14 @@ type Options struct {
 	// NoStart makes calls fail with code unavailable when no daemon runs; else
 	// one is started.
 	NoStart bool
+	// OnConnect, if not nil, is called once, before the first call, with the
+	// daemon's status: to compare builds.
+	OnConnect func(*bangerv1.StatusResponse)
 }
 
 // New returns a client for home. It does nothing yet: the first call connects.
 func New(home layout.Home, opts Options) *Client {
-	c := &Client{home: home, autostart: !opts.NoStart}
+	c := &Client{home: home, autostart: !opts.NoStart, greet: opts.OnConnect}
 	// HTTP/1.1: one connection per call in progress, and half the time of
 	// HTTP/2 for the one call that most commands make.
 	c.transport = &http.Transport{
@@ -64,6 +69,24 @@ func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
 // Home returns the directories that this client works with.
 func (c *Client) Home() layout.Home { return c.home }
+
+// hello asks once who the daemon is. A daemon that does not answer that will not
+// answer the call either, and that error is the one to show.
+func (c *Client) hello(ctx context.Context) {
+	if c.greet == nil {
+		return
+	}
+	c.greeted.Do(func() {
+		ctx, cancel := context.WithTimeout(ctx, startWithin+helloWithin)
+		defer cancel()
+		if status, err := unary(ctx, c.rpc.Status, &bangerv1.StatusRequest{}); err == nil {
+			c.greet(status)
+		}
+	})
+}
+
+// helloWithin bounds the wait for an answer to hello.
+const helloWithin = 2 * time.Second
 
 // unary makes one call and decodes its error.
 func unary[Req, Res any](ctx context.Context, call func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), req *Req) (*Res, error) {
@@ -109,6 +132,7 @@ type VMEvents interface {
 
 // CreateVM makes a VM and waits for it. Cancelling ctx undoes it.
 func (c *Client) CreateVM(ctx context.Context, req *bangerv1.CreateVMRequest, events VMEvents) (*bangerv1.VM, error) {
+	c.hello(ctx)
 	stream, err := c.rpc.CreateVM(ctx, connect.NewRequest(req))
 	if err != nil {
 		return nil, decode(ctx, err)
@@ -118,6 +142,7 @@ func (c *Client) CreateVM(ctx context.Context, req *bangerv1.CreateVMRequest, ev
 
 // StartVM starts a VM and waits for it. Cancelling ctx stops it again.
 func (c *Client) StartVM(ctx context.Context, req *bangerv1.StartVMRequest, events VMEvents) (*bangerv1.VM, error) {
+	c.hello(ctx)
 	stream, err := c.rpc.StartVM(ctx, connect.NewRequest(req))
 	if err != nil {
 		return nil, decode(ctx, err)
@@ -150,24 +175,28 @@ func follow(ctx context.Context, stream *connect.ServerStreamForClient[bangerv1.
 
 // StopVM shuts a VM down; timeout 0 is the daemon's default.
 func (c *Client) StopVM(ctx context.Context, ref string, timeout time.Duration) (*bangerv1.VM, error) {
+	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.StopVM, &bangerv1.StopVMRequest{Ref: ref, TimeoutMs: timeout.Milliseconds()})
 	return res.GetVm(), err
 }
 
 // DeleteVM removes a VM, with force also one that runs. It returns its id.
 func (c *Client) DeleteVM(ctx context.Context, ref string, force bool) (string, error) {
+	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.DeleteVM, &bangerv1.DeleteVMRequest{Ref: ref, Force: force})
 	return res.GetId(), err
 }
 
 // ListVMs returns every VM, oldest first.
 func (c *Client) ListVMs(ctx context.Context) ([]*bangerv1.VM, error) {
+	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.ListVMs, &bangerv1.ListVMsRequest{})
 	return res.GetVms(), err
 }
 
 // GetVM resolves one reference.
 func (c *Client) GetVM(ctx context.Context, ref string) (*bangerv1.VM, error) {
+	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.GetVM, &bangerv1.GetVMRequest{Ref: ref})
 	return res.GetVm(), err
 }
@@ -175,17 +204,20 @@ func (c *Client) GetVM(ctx context.Context, ref string) (*bangerv1.VM, error) {
 // LinkVM returns where the guest link of a running VM is reached, waiting up to
 // timeout for its agent.
 func (c *Client) LinkVM(ctx context.Context, ref string, timeout time.Duration) (*bangerv1.LinkVMResponse, error) {
+	c.hello(ctx)
 	return unary(ctx, c.rpc.LinkVM, &bangerv1.LinkVMRequest{Ref: ref, TimeoutMs: timeout.Milliseconds()})
 }
 
 // ListImages returns the local images, with available also the catalog's.
 func (c *Client) ListImages(ctx context.Context, available bool) ([]*bangerv1.Image, error) {
+	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.ListImages, &bangerv1.ListImagesRequest{Available: available})
 	return res.GetImages(), err
 }
 
 // ListKernels returns the local kernels, with available also the catalog's.
 func (c *Client) ListKernels(ctx context.Context, available bool) ([]*bangerv1.Kernel, error) {
+	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.ListKernels, &bangerv1.ListKernelsRequest{Available: available})
 	return res.GetKernels(), err
 }

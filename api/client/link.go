@@ -73,3 +73,43 @@ func ended(err error) error {
 	}
 	return err
 }
+
+const (
+	// linkWait is how long one request waits for the agent or for a successor.
+	linkWait = 10 * time.Second
+	// firstWithin bounds the first connection: a supervisor may just have
+	// crashed.
+	firstWithin = 30 * time.Second
+)
+
+// Dialer returns a function that connects to a port of VM id: through socket,
+// as long as that answers, else through wherever the daemon says that the link
+// is now. Errors with code not_found or wrong_state say that the VM is gone.
+func (c *Client) Dialer(id, socket string, port uint32) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		if conn, err := DialLink(ctx, socket, port); err == nil {
+			return conn, nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, firstWithin)
+		defer cancel()
+		for again := 20 * time.Millisecond; ; again = min(2*again, time.Second) {
+			conn, err := c.relink(ctx, id, port)
+			if code := banger.CodeOf(err); err == nil || code == banger.CodeNotFound || code == banger.CodeWrongState || ctx.Err() != nil {
+				return conn, err
+			}
+			pause(ctx, again)
+		}
+	}
+}
+
+func (c *Client) relink(ctx context.Context, id string, port uint32) (net.Conn, error) {
+	link, err := c.LinkVM(ctx, id, linkWait)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := DialLink(ctx, link.LinkSocket, port)
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}

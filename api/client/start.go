@@ -31,6 +31,10 @@ const (
 	maxLogTail = 64 << 10
 )
 
+// ErrNotRunning is the cause of the error of a call that was not to start a
+// daemon when none runs.
+var ErrNotRunning = errors.New("the daemon is not running")
+
 // startError carries our own error through the HTTP client.
 type startError struct{ err error }
 
@@ -47,7 +51,7 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 		return nil, &startError{banger.Errorf(banger.CodeUnavailable, "the daemon is not reachable: %w", err)}
 	}
 	if !c.autostart {
-		return nil, &startError{banger.Errorf(banger.CodeUnavailable, "the daemon is not running").WithHint("banger daemon start")}
+		return nil, &startError{banger.Errorf(banger.CodeUnavailable, "%w", ErrNotRunning).WithHint("banger daemon start")}
 	}
 	c.dialing.Lock()
 	defer c.dialing.Unlock()

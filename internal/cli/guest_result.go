@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	banger "github.com/banger-dev/banger"
+	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
+	"github.com/banger-dev/banger/api/client/guestexec"
+)
+
+// maxCollected bounds each stream that --json collects, in bytes.
+const maxCollected = 16 << 20
+
+// bounded keeps the first maxCollected bytes.
+type bounded struct {
+	data []byte
+	cut  bool
+}
+
+// Write keeps what fits and drops the rest.
+func (b *bounded) Write(p []byte) (int, error) {
+	n := min(len(p), maxCollected-len(b.data))
+	b.data = append(b.data, p[:n]...)
+	b.cut = b.cut || n < len(p)
+	return len(p), nil
+}
+
+// collected is the output of a command run with --json.
+type collected struct{ stdout, stderr bounded }
+
+// commandView is a finished command in JSON. Output that is not UTF-8 is in
+// the base64 fields instead.
+type commandView struct {
+	VM           string `json:"vm"`
+	VMID         string `json:"vm_id"`
+	ExitCode     int    `json:"exit_code"`
+	Signal       int    `json:"signal,omitempty"`
+	Stdout       string `json:"stdout"`
+	Stderr       string `json:"stderr"`
+	StdoutBase64 string `json:"stdout_base64,omitempty"`
+	StderrBase64 string `json:"stderr_base64,omitempty"`
+	Truncated    bool   `json:"truncated,omitempty"`
+}
+
+func (c *collected) view(vm *bangerv1.VM, exit guestexec.Exit) commandView {
+	v := commandView{VM: vm.Name, VMID: vm.Id, ExitCode: exit.Code, Signal: exit.Signal, Truncated: c.stdout.cut || c.stderr.cut}
+	v.Stdout, v.StdoutBase64 = textOrBase64(c.stdout.data)
+	v.Stderr, v.StderrBase64 = textOrBase64(c.stderr.data)
+	return v
+}
+
+func textOrBase64(data []byte) (text, encoded string) {
+	if utf8.Valid(data) {
+		return string(data), ""
+	}
+	return "", base64.StdEncoding.EncodeToString(data)
+}
+
+// describeExecError names the VM and the next step.
+func describeExecError(vm *bangerv1.VM, argv []string, err error) error {
+	var start *guestexec.StartError
+	var ours *banger.Error
+	switch {
+	case errors.As(err, &start):
+		program := "the login shell"
+		if len(argv) > 0 {
+			program = fmt.Sprintf("%q", argv[0])
+		}
+		text := map[string]string{
+			"not_found":      program + " is not there",
+			"not_executable": program + " cannot be executed",
+			"no_cwd":         "the working directory is not there",
+			"no_user":        "there is no such user",
+			"gone":           "the command is gone: the guest has forgotten it",
+		}[start.Code]
+		if text == "" {
+			text = "the command did not start (" + start.Code + ")"
+		}
+		if start.Message != "" {
+			text += ": " + start.Message
+		}
+		return &guestexec.StartError{Code: start.Code, Message: fmt.Sprintf("vm %q: %s", vm.Name, text)}
+	case errors.As(err, &ours) && ours.Code == banger.CodeWrongState:
+		return banger.Errorf(banger.CodeFailed, "vm %q stopped while the command ran: %w", vm.Name, err).WithHint("banger vm logs %s", vm.Name)
+	case errors.As(err, &ours) && ours.Code != banger.CodeInterrupted:
+		named := *ours
+		named.Message = fmt.Sprintf("vm %q: %s", vm.Name, ours.Message)
+		return &named
+	}
+	return err
+}

@@ -1,0 +1,198 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	banger "github.com/banger-dev/banger"
+)
+
+// The groups of banger --help.
+const (
+	groupVMs    = "vms"
+	groupImages = "images"
+	groupHost   = "host"
+)
+
+// Run runs one command line and returns the exit code.
+func (a *App) Run(args []string) (code int) {
+	defer a.IO.Restore()
+	defer func() {
+		if p := recover(); p != nil {
+			a.IO.Restore()
+			fmt.Fprintf(a.IO.Err, "banger: internal error: %v (%s)\n", p, origin())
+			code = exitAround
+		}
+	}()
+	ctx, s := a.watchSignals(context.Background())
+	defer s.close()
+	a.signals = s
+	root := a.root()
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if a.client != nil {
+		defer a.client.Close()
+	}
+	return a.finish(cmd, usage(cmd, err))
+}
+
+// origin is where a panic came from.
+func origin() string {
+	var callers [32]uintptr
+	frames := runtime.CallersFrames(callers[:runtime.Callers(3, callers[:])])
+	for {
+		frame, more := frames.Next()
+		if !strings.HasPrefix(frame.Function, "runtime.") || !more {
+			return fmt.Sprintf("%s:%d", frame.File, frame.Line)
+		}
+	}
+}
+
+// usage gives errors of the command line itself their code. They come from
+// cobra, before a run function is called, as plain errors.
+func usage(cmd *cobra.Command, err error) error {
+	var flagErr *usageError
+	if errors.As(err, &flagErr) {
+		return banger.Errorf(banger.CodeUsage, "%w", flagErr.err).WithHint("%s --help", flagErr.cmd)
+	}
+	if err != nil && strings.HasPrefix(err.Error(), "unknown command ") {
+		text, _, _ := strings.Cut(err.Error(), "\n")
+		return banger.Errorf(banger.CodeUsage, "%s", text).WithHint("%s --help", cmd.CommandPath())
+	}
+	return err
+}
+
+// usageError is a command line that does not fit the command.
+type usageError struct {
+	cmd string
+	err error
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+
+// usagef makes a usage error of cmd.
+func usagef(cmd *cobra.Command, format string, args ...any) error {
+	return &usageError{cmd.CommandPath(), fmt.Errorf(format, args...)}
+}
+
+// root builds the tree of commands.
+func (a *App) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "banger",
+		Short: "Disposable virtual machines, with no root and no setup",
+		Long: "banger runs disposable virtual machines: no root, no account, no container engine.\n" +
+			"It uses KVM where it works, and emulation where it does not.",
+		Example: examples(
+			"banger run --rm -- uname -a      # one command in a fresh VM",
+			"banger run                       # a shell in a fresh VM",
+			"banger exec dev -- make test     # a command in a running VM",
+			"banger ps -a                     # every VM"),
+		SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		RunE:              groupRun,
+		Args:              cobra.ArbitraryArgs,
+	}
+	root.SetIn(a.IO.In)
+	root.SetOut(a.IO.Out)
+	root.SetErr(a.IO.Err)
+	root.AddGroup(&cobra.Group{ID: groupVMs, Title: "VMs:"},
+		&cobra.Group{ID: groupImages, Title: "Images and kernels:"},
+		&cobra.Group{ID: groupHost, Title: "Host:"})
+	flags := root.PersistentFlags()
+	flags.BoolVar(&a.json, "json", false, "print one JSON document (JSON lines for what streams)")
+	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print ids or names only, no progress")
+	flags.StringVar(&a.progress, "progress", "auto", "progress on stderr: auto, plain, json or none")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd.CommandPath(), err} })
+	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "help [command]", RunE: func(cmd *cobra.Command, args []string) error {
+		target, _, err := root.Find(args)
+		if err != nil {
+			return usagef(root, "unknown help topic %q", strings.Join(args, " "))
+		}
+		target.InitDefaultHelpFlag()
+		return target.Help()
+	}})
+	a.addCommands(root)
+	return root
+}
+
+// addCommands adds every command, in the order of the help.
+func (a *App) addCommands(root *cobra.Command) {
+	in := func(group string, commands ...*cobra.Command) {
+		for _, cmd := range commands {
+			cmd.GroupID = group
+			root.AddCommand(cmd)
+		}
+	}
+	list := a.newVMList(nil)
+	list.Use, list.Aliases = "ps", nil
+	remove := a.newVMDelete(nil)
+	remove.Use, remove.Aliases = "rm NAME...", nil
+	in(groupVMs, a.newVMRun(nil), a.newVMExec(nil), a.newVMSSH(nil), list, a.newVMStop(nil), remove, a.newVMLogs(nil), a.newVM(), a.newSSHConfig(nil))
+	in(groupImages, a.newImage(), a.newKernel())
+	in(groupHost, a.newDoctor(nil), a.newDaemon(), a.newCompletion(nil), a.newVersion(nil))
+	root.AddCommand(a.newInternal())
+}
+
+// newVM is the group of commands on VMs.
+func (a *App) newVM() *cobra.Command {
+	cmd := newGroup("vm", "Work with VMs", "banger vm create --name dev", "banger vm list -a", "banger vm delete -f dev")
+	cmd.AddCommand(a.newVMRun(nil), a.newVMCreate(nil), a.newVMStart(nil), a.newVMStop(nil), a.newVMRestart(nil),
+		a.newVMDelete(nil), a.newVMList(nil), a.newVMShow(nil), a.newVMLogs(nil), a.newVMExec(nil), a.newVMSSH(nil), a.newVMWait(nil))
+	return cmd
+}
+
+// newGroup is a command that only holds others.
+func newGroup(name, short string, lines ...string) *cobra.Command {
+	return &cobra.Command{Use: name, Short: short, Example: examples(lines...), RunE: groupRun, Args: cobra.ArbitraryArgs}
+}
+
+// groupRun shows the help of a command that only holds others, or says that
+// there is no such command.
+func groupRun(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	err := fmt.Errorf("%q is not a command of %s", args[0], cmd.CommandPath())
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, ", "))
+	}
+	return &usageError{cmd.CommandPath(), err}
+}
+
+func examples(lines ...string) string { return "  " + strings.Join(lines, "\n  ") }
+
+// exactly wants n arguments, which are called what.
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < n:
+			return usagef(cmd, "%s: %s is missing", cmd.CommandPath(), what)
+		case len(args) > n:
+			return usagef(cmd, "%s takes %d argument(s), not %d", cmd.CommandPath(), n, len(args))
+		}
+		return nil
+	}
+}
+
+// some wants one argument or more.
+func some(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usagef(cmd, "%s: %s is missing", cmd.CommandPath(), what)
+		}
+		return nil
+	}
+}
+
+// none wants no arguments.
+func none(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef(cmd, "%s takes no argument, got %q", cmd.CommandPath(), args[0])
+	}
+	return nil
+}

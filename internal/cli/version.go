@@ -1,0 +1,57 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	banger "github.com/banger-dev/banger"
+	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
+)
+
+// versionOptions are the flags of version.
+type versionOptions struct{ app *App }
+
+func (a *App) newVersion(run func(context.Context, *versionOptions) error) *cobra.Command {
+	opts := &versionOptions{app: a}
+	if run == nil {
+		run = runVersion
+	}
+	return &cobra.Command{
+		Use: "version", Short: "Show the build of this program", Args: none,
+		Example: examples("banger version", "banger version --json"),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), opts) },
+	}
+}
+
+func runVersion(_ context.Context, opts *versionOptions) error {
+	a, build := opts.app, banger.BuildStamp()
+	if a.json {
+		return a.printJSON(build)
+	}
+	if a.quiet {
+		return a.println(build.Version)
+	}
+	return a.println(fmt.Sprintf("banger %s (commit %s, %s, %s %s/%s)",
+		build.Version, build.Commit, build.Time, runtime.Version(), runtime.GOOS, runtime.GOARCH))
+}
+
+// compareBuilds says once, on stderr, that the daemon is of another build.
+func (a *App) compareBuilds(status *bangerv1.StatusResponse) {
+	ours := banger.BuildStamp()
+	theirs := banger.Build{Version: status.GetBuild().GetVersion(), Commit: status.GetBuild().GetCommit(), Time: status.GetBuild().GetTime()}
+	if a.quiet || ours == theirs {
+		return
+	}
+	form, err := a.form()
+	if err != nil || form == "json" || form == "silent" {
+		return
+	}
+	if older := ours.Time < theirs.Time && ours.Time != "unknown"; older {
+		fmt.Fprintf(a.IO.Err, "banger: the daemon (%s) is newer than this program (%s)\n", theirs.Version, ours.Version)
+		return
+	}
+	fmt.Fprintf(a.IO.Err, "banger: this program (%s) is newer than the daemon (%s); try: banger daemon restart\n", ours, theirs)
+}
