@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -53,6 +54,9 @@ func newClient(t *testing.T, m *Manager, start *agentv1.ExecStart) *refClient {
 	t.Helper()
 	if start.Id == nil {
 		start.Id = newID()
+	}
+	if start.User == "" && os.Getuid() != 0 {
+		start.User = strconv.Itoa(os.Getuid())
 	}
 	c := &refClient{t: t, start: start}
 	c.changed = sync.NewCond(&c.mu)

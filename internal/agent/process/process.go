@@ -115,6 +115,9 @@ func writeFrames(frames []byte, stdout, stderr io.Writer) error {
 	return nil
 }
 
+// Done is closed when the process has ended and its output is complete.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
 // Wait returns how the process ended, when its output is complete.
 func (p *Process) Wait() Exit {
 	<-p.done

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -90,7 +91,7 @@ func TestScriptWithoutInterpreter(t *testing.T) {
 
 func TestLimit(t *testing.T) {
 	m := testManager(t, Options{Most: 1})
-	p, err := m.Start(Spec{Argv: []string{"cat"}, Stdin: true})
+	p, err := m.Start(Spec{User: strconv.Itoa(os.Getuid()), Argv: []string{"cat"}, Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -138,7 +139,7 @@ func TestTerminalClientLeft(t *testing.T) {
 
 func TestTerminalModes(t *testing.T) {
 	m := testManager(t, Options{})
-	p, err := m.Start(Spec{
+	p, err := m.Start(Spec{User: strconv.Itoa(os.Getuid()),
 		Argv: []string{"stty", "-a"}, Stdin: true,
 		Terminal: &Terminal{Rows: 10, Cols: 20, Modes: map[uint8]uint32{3: 8, 53: 0, 38: 0, 1: 255, 200: 1}},
 	})
@@ -207,7 +208,7 @@ func TestCgroupThatCannotBeMade(t *testing.T) {
 
 func TestOwns(t *testing.T) {
 	m := testManager(t, Options{})
-	p, err := m.Start(Spec{Argv: []string{"cat"}, Stdin: true})
+	p, err := m.Start(Spec{User: strconv.Itoa(os.Getuid()), Argv: []string{"cat"}, Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -158,6 +158,9 @@ func TestBrokenLinksKeepStreamsInOrder(t *testing.T) {
 func attachRaw(t *testing.T, m *Manager, start *agentv1.ExecStart, broken *atomic.Bool) (net.Conn, *stream.Reader, *agentv1.ExecStarted) {
 	t.Helper()
 	conn := serveOn(t, m, broken)
+	if os.Getuid() != 0 {
+		start.User = strconv.Itoa(os.Getuid())
+	}
 	payload, err := proto.Marshal(start)
 	if err != nil {
 		t.Fatal(err)
