@@ -28,7 +28,7 @@ import (
 const patience = 2 * time.Minute
 
 // Make returns the driver and a new machine, whose Dir exists and is empty.
-type Make func(t *testing.T) (driver.Driver, driver.Machine)
+type Make func(t testing.TB) (driver.Driver, driver.Machine)
 
 // Run runs the suite.
 func Run(t *testing.T, make Make) {

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestContract(t *testing.T) {
-	drivertest.Run(t, func(t *testing.T) (driver.Driver, driver.Machine) {
+	drivertest.Run(t, func(t testing.TB) (driver.Driver, driver.Machine) {
 		return fake.New(fake.Options{Log: slog.New(slog.DiscardHandler)}),
 			driver.Machine{ID: "fake", VCPU: 1, MemoryMiB: 64, Accel: "tcg", Dir: t.TempDir()}
 	})

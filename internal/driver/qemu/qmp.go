@@ -100,6 +100,7 @@ func newQMP(ctx context.Context, conn net.Conn, onEvent func(string, json.RawMes
 // read hands replies and events out until the connection ends.
 func (q *qmp) read(r *bufio.Reader) {
 	defer close(q.done)
+	defer q.conn.Close() // who still writes is told
 	for {
 		m, err := readMessage(r)
 		if err != nil {
@@ -144,6 +145,9 @@ func (q *qmp) do(ctx context.Context, command string, result any) error {
 		return context.Cause(ctx)
 	}
 	defer func() { q.turn <- struct{}{} }()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	select { // of a command whose caller left
 	case <-q.replies:
 	default:
@@ -153,12 +157,20 @@ func (q *qmp) do(ctx context.Context, command string, result any) error {
 	if err != nil {
 		return err
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		q.conn.SetWriteDeadline(deadline)
-		defer q.conn.SetWriteDeadline(time.Time{})
+	q.conn.SetWriteDeadline(time.Time{}) // an earlier caller's end may have set one
+	fired := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(fired)
+		q.conn.SetWriteDeadline(time.Unix(1, 0))
+	})
+	_, err = q.conn.Write(append(line, '\n'))
+	if !stop() {
+		<-fired // it must not meet the next command
 	}
-	if _, err := q.conn.Write(append(line, '\n')); err != nil {
-		return fmt.Errorf("QMP %s: %w", command, err)
+	if err != nil {
+		// Half a command may be out: this connection is of no more use.
+		q.conn.Close()
+		return fmt.Errorf("QMP %s: %w", command, cause(ctx, err))
 	}
 	return q.reply(ctx, id, command, result)
 }
