@@ -78,6 +78,7 @@ func (s *Store) make(ctx context.Context, e catalog.Image, r *reporter) (Image, 
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return found, err
 	}
+	r.report(recipe.Status{Detail: "preparing"})
 	temp := layout.Image(layout.Temp(final.Dir()))
 	if err := s.clear(ctx, temp, e); err != nil {
 		return Image{}, err

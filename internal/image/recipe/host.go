@@ -157,11 +157,21 @@ func (h host) mounts() bool { return h.uid != 0 || h.isolated }
 // isolation runs what follows in mount and PID namespaces that end with it.
 var isolation = [...]string{"unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--", "true"}
 
-// wrapper is the command line before mmdebstrap's. The shell leaves its process
-// group's number in the lock file, and lowers the limit of open files: some
-// programs try to close every number below it, for seconds.
+// wrapperScript starts the build. It leaves the number of its process group in
+// the lock file (fd 3). A watcher reads from a pipe (fd 4) that only the builder
+// can write to: when the builder is gone, however it went, the watcher ends the
+// whole group. The limit of open files is lowered because some programs try to
+// close every number below it, for seconds.
+const wrapperScript = `echo $$ >&3
+(trap "" HUP INT TERM; exec >/dev/null 2>&1 3>&-; read -r _ <&4; kill -KILL 0) &
+exec 4<&-
+ulimit -n 1024 2>/dev/null
+umask 022
+exec "$@"`
+
+// wrapper is the command line before mmdebstrap's.
 func (h host) wrapper() []string {
-	argv := []string{"sh", "-c", `echo $$ >&3; ulimit -n 1024 2>/dev/null; umask 022; exec "$@"`, "sh"}
+	argv := []string{"sh", "-c", wrapperScript, "sh"}
 	if h.isolated {
 		argv = append(argv, isolation[:len(isolation)-1]...)
 	}

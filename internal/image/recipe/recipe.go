@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
 	"time"
 
@@ -111,7 +110,7 @@ func (b *Build) execute(ctx context.Context, h host, s scratch, consume func(io.
 	if err != nil {
 		return err
 	}
-	defer p.closeReaders()
+	defer p.closeOurs()
 
 	exited := make(chan error, 1)
 	cmd := b.command(runCtx, h, s)
@@ -148,16 +147,15 @@ func (b *Build) command(ctx context.Context, h host, s scratch) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = "/" // the mapped user may not enter ours
 	cmd.Env = append(h.environment(ctx), "TMPDIR="+string(s))
-	// Should this process die, its child is killed: with that, as root, the
-	// PID namespace ends. What is left of a user's build is found by Sweep.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	return cmd
 }
 
-// pipes are the ends of what the build writes, and the lock that it holds.
+// pipes are the ends of what the build writes, the lock that it holds, and the
+// pipe whose end tells it that we are gone.
 type pipes struct {
-	tarR, tarW, logR, logW, lock *os.File
+	tarR, tarW, logR, logW, goneR, goneW, lock *os.File
 }
 
 func newPipes(lockPath string) (*pipes, error) {
@@ -169,38 +167,35 @@ func newPipes(lockPath string) (*pipes, error) {
 	if p.tarR, p.tarW, err = os.Pipe(); err == nil {
 		p.logR, p.logW, err = os.Pipe()
 	}
+	if err == nil {
+		p.goneR, p.goneW, err = os.Pipe()
+	}
 	if err != nil {
-		p.closeWriters()
-		p.closeReaders()
+		p.closeTheirs()
+		p.closeOurs()
 		return nil, err
 	}
 	return p, nil
 }
 
-// run runs cmd to its end. The death signal is tied to the thread that starts a
-// process, so that thread waits for it.
+// run runs cmd to its end.
 func (p *pipes) run(cmd *exec.Cmd) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = p.tarW, p.logW, []*os.File{p.lock} // fd 3
+	cmd.Stdout, cmd.Stderr = p.tarW, p.logW
+	cmd.ExtraFiles = []*os.File{p.lock, p.goneR} // fd 3 and 4
 	err := cmd.Start()
-	p.closeWriters()
+	p.closeTheirs()
 	if err != nil {
 		return fmt.Errorf("start mmdebstrap: %w", err)
 	}
 	return cmd.Wait()
 }
 
-func (p *pipes) closeWriters() {
-	for _, f := range []*os.File{p.tarW, p.logW, p.lock} {
-		if f != nil {
-			f.Close()
-		}
-	}
-}
+func (p *pipes) closeTheirs() { closeAll(p.tarW, p.logW, p.goneR, p.lock) }
 
-func (p *pipes) closeReaders() {
-	for _, f := range []*os.File{p.tarR, p.logR} {
+func (p *pipes) closeOurs() { closeAll(p.tarR, p.logR, p.goneW) }
+
+func closeAll(files ...*os.File) {
+	for _, f := range files {
 		if f != nil {
 			f.Close()
 		}
