@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/banger-dev/banger/internal/confine"
+	"github.com/banger-dev/banger/internal/driver/drivertest"
 	"github.com/banger-dev/banger/internal/driver/qemu"
 	"github.com/banger-dev/banger/internal/layout"
 )
@@ -27,7 +28,8 @@ func TestPayloads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, kernel := range map[string]string{"tiny kernel": "", "real kernel": os.Getenv("BANGER_TEST_KERNEL")} {
+	real, _ := drivertest.Kernel(t)
+	for name, kernel := range map[string]string{"tiny kernel": "", "real kernel": real} {
 		out, err := trial{bin: bin, accel: "tcg", kernel: kernel, seccomp: true}.run(t.Context())
 		if err != nil || !out.booted {
 			t.Errorf("%s: %+v, %v", name, out, err)

@@ -183,7 +183,8 @@ func (i *instance) Release() (err error) {
 	i.released.Do(func() {
 		close(i.stop)
 		<-i.watched
-		err = errors.Join(i.link.Close(), i.monitor.close(), i.proc.Release())
+		i.monitor.close()
+		err = errors.Join(i.link.Close(), i.proc.Release())
 	})
 	return err
 }

@@ -27,7 +27,7 @@ func newDriver() driver.Driver { return qemu.New(qemu.Options{Log: slog.New(slog
 // machines returns a maker of machines that boot the test guest.
 func machines(t testing.TB) drivertest.Make {
 	t.Helper()
-	vmlinux, modules := kernel(t)
+	vmlinux, modules := drivertest.Kernel(t)
 	initrd := filepath.Join(t.TempDir(), "initrd, with a comma")
 	drivertest.Initrd(t, initrd, modules)
 	return func(t testing.TB) (driver.Driver, driver.Machine) {

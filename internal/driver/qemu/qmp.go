@@ -208,8 +208,7 @@ func (q *qmp) ended() error {
 }
 
 // close ends the connection and waits for its reader.
-func (q *qmp) close() error {
-	err := q.conn.Close()
+func (q *qmp) close() {
+	q.conn.Close() // the reader may have closed it already
 	<-q.done
-	return err
 }
