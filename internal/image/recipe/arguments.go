@@ -37,11 +37,11 @@ func (b *Build) arguments(h host, s scratch) []string {
 	hooks := []string{
 		"setup", `mkdir -p ` + archives + ` && cp -r ` + quote(s.staged()+"/.") + ` ` + archives,
 		"essential", "tar-in " + quote(s.overlay()) + " /",
-		"essential", "sh " + quote(s.script("essential.sh")) + ` "$1"`,
+		"essential", "sh " + quote(s.script(essentialScript)) + ` "$1"`,
 		// Only what is new goes to the cache.
 		"customize", `cd ` + archives + ` && for f in ` + quote(s.staged()) + `/*.deb; do rm -f "./${f##*/}"; done`,
 		"customize", "copy-out /var/cache/apt/archives " + quote(string(s)),
-		"customize", "sh " + quote(s.script("customize.sh")) + ` "$1"`,
+		"customize", "sh " + quote(s.script(customizeScript)) + ` "$1"`,
 		"customize", "tar-in " + quote(s.links()) + " /",
 	}
 	for i := 0; i < len(hooks); i += 2 {

@@ -29,8 +29,11 @@ type output struct {
 	now    Status
 	// unpacked and configured count packages of the current step, of count.
 	unpacked, configured, count int
-	failures                    []string
-	tail                        []string
+	// handedOut: the hook that copies new packages out has ended, as the next
+	// one has begun.
+	handedOut bool
+	failures  []string
+	tail      []string
 }
 
 func newOutput(report func(Status), log *slog.Logger) *output {
@@ -93,6 +96,9 @@ var steps = [...]struct{ prefix, detail string }{
 }
 
 func (o *output) step(message string) {
+	if strings.HasPrefix(message, "running --customize-hook") && strings.Contains(message, customizeScript) {
+		o.handedOut = true
+	}
 	for _, s := range steps {
 		if strings.HasPrefix(message, s.prefix) {
 			o.now = Status{Detail: s.detail}

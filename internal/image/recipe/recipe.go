@@ -57,7 +57,7 @@ const (
 // When ctx ends, all processes of the build are killed and its files removed
 // before Run returns. What is wrong with the host (a missing tool, no ids to
 // map) is unavailable, with the command that mends it.
-func (b *Build) Run(ctx context.Context, consume func(io.Reader) error) (err error) {
+func (b *Build) Run(ctx context.Context, consume func(io.Reader) error) error {
 	h, err := thisHost()
 	if err != nil {
 		return err
@@ -65,6 +65,10 @@ func (b *Build) Run(ctx context.Context, consume func(io.Reader) error) (err err
 	if err := h.check(); err != nil {
 		return err
 	}
+	return b.runOn(ctx, h, consume)
+}
+
+func (b *Build) runOn(ctx context.Context, h host, consume func(io.Reader) error) (err error) {
 	s, err := newScratch(b.Dir)
 	if err != nil {
 		return err
@@ -79,14 +83,18 @@ func (b *Build) Run(ctx context.Context, consume func(io.Reader) error) (err err
 	if err := b.prepare(ctx, s); err != nil {
 		return err
 	}
-	if err := b.execute(ctx, h, s, consume); err != nil {
-		return err
-	}
+	return b.execute(ctx, h, s, consume)
+}
+
+// keep takes the new packages that mmdebstrap has handed out, whole, into the
+// cache; also when the build failed or was cancelled after that.
+func (b *Build) keep(ctx context.Context, s scratch) {
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer stop()
 	cache := debCache{b.Debs, b.Log}
 	if err := cache.keep(ctx, s.fetched(), nil); err != nil {
 		b.Log.Warn("fetched packages are not kept", "error", err)
 	}
-	return ctx.Err()
 }
 
 // prepare writes what the build reads.
@@ -135,6 +143,9 @@ func (b *Build) execute(ctx context.Context, h host, s scratch, consume func(io.
 	}
 	consumeErr := <-consumed
 	<-read
+	if out.handedOut {
+		b.keep(ctx, s)
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -27,6 +27,12 @@ type scratch string
 
 const scratchPrefix = "banger-image-"
 
+// The scripts of a recipe.
+const (
+	essentialScript = "essential.sh"
+	customizeScript = "customize.sh"
+)
+
 func (s scratch) file(name string) string { return filepath.Join(string(s), name) }
 
 // staged holds the packages from the cache.
@@ -117,7 +123,7 @@ func enterable(dir string) bool {
 
 // write puts the recipe's files where the hooks find them.
 func (s scratch) write(files fs.FS) error {
-	for _, name := range []string{"essential.sh", "customize.sh"} {
+	for _, name := range []string{essentialScript, customizeScript} {
 		text, err := fs.ReadFile(files, name)
 		if err != nil {
 			return err
