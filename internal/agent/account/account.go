@@ -61,6 +61,9 @@ func (d Database) user(name string) (*Account, error) {
 	number, numeric := parseID(name)
 	var byName, byID *Account
 	d.lines("passwd", func(line string) bool {
+		if !strings.Contains(line, name) {
+			return true // most lines: this runs before every command
+		}
 		a, ok := parseUser(line)
 		if ok && a.Name == name {
 			byName = &a
@@ -133,6 +136,9 @@ func (d Database) GroupID(name string) (uint32, bool) {
 func (d Database) groupsOf(a *Account) []uint32 {
 	var groups []uint32
 	d.lines("group", func(line string) bool {
+		if !strings.Contains(line, a.Name) {
+			return true
+		}
 		f := strings.Split(line, ":")
 		if len(f) < 4 {
 			return true

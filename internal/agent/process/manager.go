@@ -43,7 +43,7 @@ type Options struct {
 	// Join is how long a process waits for its client after the link broke: 30 s.
 	Join time.Duration
 	// Quiet is how long a command's streams may be silent after its end while
-	// something else holds them open: 200 ms.
+	// something else holds them open: 500 ms.
 	Quiet time.Duration
 	// Most bounds the commands at one time: 512.
 	Most int

@@ -1,14 +1,15 @@
 package process
 
 import (
+	"fmt"
 	"os"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
+	"github.com/banger-dev/banger/internal/agent/account"
 )
 
 func TestExitCodes(t *testing.T) {
@@ -108,22 +109,33 @@ func TestLimit(t *testing.T) {
 }
 
 func TestUserAndEnvironment(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Log("not root: only the environment of the caller's user can be seen")
-	}
-	m := testManager(t, Options{})
-	me, err := user.Current()
-	if err != nil {
+	dir := t.TempDir()
+	line := fmt.Sprintf("tester:x:%d:%d::%s:/bin/sh\n", os.Getuid(), os.Getgid(), dir)
+	if err := os.WriteFile(filepath.Join(dir, "passwd"), []byte(line), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	m := testManager(t, Options{Users: account.Database(dir)})
 	c := newClient(t, m, &agentv1.ExecStart{
-		Argv: []string{"sh", "-c", `echo "$HOME $USER $LOGNAME $EXTRA"; pwd; tty <&0 || true`},
-		Env:  []string{"EXTRA=more"}, User: me.Uid,
+		Argv: []string{"sh", "-c", `echo "$HOME $USER $LOGNAME $EXTRA"; pwd`},
+		Env:  []string{"EXTRA=more"}, User: "tester",
 	})
 	c.run()
-	want := me.HomeDir + " " + me.Username + " " + me.Username + " more\n" + me.HomeDir + "\n"
-	if got := c.stdout.String(); !strings.HasPrefix(got, want) {
-		t.Errorf("got %q, want %q", got, want)
+	if got := c.stdout.String(); got != dir+" tester tester more\n"+dir+"\n" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestLoginShell(t *testing.T) {
+	dir := t.TempDir()
+	line := fmt.Sprintf("tester:x:%d:%d::/:/nonexistent/shell\n", os.Getuid(), os.Getgid())
+	if err := os.WriteFile(filepath.Join(dir, "passwd"), []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := testManager(t, Options{Users: account.Database(dir)})
+	c := newClient(t, m, &agentv1.ExecStart{Shell: true, Stdin: true, User: "tester"})
+	c.stdin = strings.NewReader("echo \"$0\"; exit 11\n")
+	if exit, failure := c.run(); exit.GetCode() != 11 || c.stdout.String() != "-sh\n" {
+		t.Errorf("%v %v %q", exit, failure, c.stdout.String())
 	}
 }
 

@@ -15,10 +15,12 @@ import (
 // all, or, from a child that floods, afterMost bytes have come and patience has
 // passed. What was in the pipes at the end is always delivered. Then the
 // command is done; what its children still write is read and dropped, so that
-// they live on as they would under a shell.
+// they live on as they would under a shell. (Container engines and OpenSSH wait
+// for the streams' end, and so hang on "server &". The times are long enough for
+// the end of a process substitution under emulation.)
 const (
-	defaultQuiet = 200 * time.Millisecond
-	patience     = 2 * time.Second
+	defaultQuiet = 500 * time.Millisecond
+	patience     = 5 * time.Second
 	afterMost    = 4 << 20
 )
 

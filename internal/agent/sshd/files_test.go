@@ -11,14 +11,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 )
-
-func syscallMkfifo(path string) error { return syscall.Mkfifo(path, 0o600) }
 
 // tree makes files to copy and returns their directory.
 func tree(t *testing.T) string {
@@ -82,7 +79,7 @@ func TestSFTP(t *testing.T) {
 	cmd.Stdin = strings.NewReader(fmt.Sprintf(
 		"pwd\nmkdir %[1]s\nput -p \"%[2]s/b with space\" %[1]s/b\nchmod 600 %[1]s/b\nrename %[1]s/b %[1]s/c\nls -l %[1]s\n", to, from))
 	out := must(t, cmd)
-	if home, _ := os.UserHomeDir(); !strings.Contains(out, "working directory: "+home) {
+	if !strings.Contains(out, "working directory: "+w.home) {
 		t.Errorf("%s", out)
 	}
 	same(t, filepath.Join(from, "b with space"), filepath.Join(to, "c"))
@@ -223,7 +220,7 @@ func TestForwardFromTheGuest(t *testing.T) {
 
 func TestRemoteForwardIsCancelled(t *testing.T) {
 	w := newWorld(t)
-	client := w.client(me(t))
+	client := w.client(tester)
 	listener, err := client.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -255,7 +252,7 @@ func TestForwardASocket(t *testing.T) {
 			_ = conn.Close()
 		}
 	}()
-	conn, err := w.client(me(t)).Dial("unix", path)
+	conn, err := w.client(tester).Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,10 +292,10 @@ func TestAgentForwarding(t *testing.T) {
 			go func() { _ = agent.ServeAgent(ring, conn) }()
 		}
 	}()
-	cmd := w.command("ssh", "-A", "vm", `stat -c "%a %U" "$SSH_AUTH_SOCK"; dirname "$SSH_AUTH_SOCK"; ssh-add -l`)
+	cmd := w.command("ssh", "-A", "vm", `stat -c "%a %u" "$SSH_AUTH_SOCK"; dirname "$SSH_AUTH_SOCK"; ssh-add -l`)
 	cmd.Env = append(cmd.Env, "SSH_AUTH_SOCK="+socket)
 	lines := strings.Split(must(t, cmd), "\n")
-	if lines[0] != "600 "+me(t) || !strings.Contains(lines[2], "the client's key") {
+	if lines[0] != fmt.Sprintf("600 %d", os.Getuid()) || !strings.Contains(lines[2], "the client's key") {
 		t.Errorf("%q", lines)
 	}
 	if _, err := os.Stat(lines[1]); !os.IsNotExist(err) {

@@ -91,7 +91,8 @@ func (s *Server) authorise(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permi
 	if err != nil {
 		return nil, err
 	}
-	if !who.Listed && who.UID != 0 {
+	// No bare numbers, and no "user:group".
+	if meta.User() != who.Name || !who.Listed && who.UID != 0 {
 		return nil, errRefused
 	}
 	return &ssh.Permissions{}, nil

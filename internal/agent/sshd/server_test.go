@@ -12,14 +12,15 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/banger-dev/banger/internal/agent/account"
 	"github.com/banger-dev/banger/internal/agent/process"
 )
 
@@ -40,6 +41,7 @@ func TestMain(m *testing.M) {
 type world struct {
 	t       *testing.T
 	dir     string
+	home    string
 	config  string
 	address string
 	hostKey ssh.PublicKey
@@ -54,7 +56,7 @@ func newWorld(t *testing.T) *world {
 	userPEM, userKey := newKey(t)
 	w.hostKey, w.key = hostKey.PublicKey(), userKey
 	log := slog.New(slog.DiscardHandler)
-	w.manager = process.NewManager(process.Options{Log: log})
+	w.manager = process.NewManager(process.Options{Log: log, Users: w.users()})
 	server, err := New(Options{
 		HostKey: hostPEM, Manager: w.manager, Log: log,
 		AuthorizedKeys: []string{string(ssh.MarshalAuthorizedKey(userKey.PublicKey()))},
@@ -66,10 +68,6 @@ func newWorld(t *testing.T) *world {
 	w.write("id", string(userPEM))
 	_, port, _ := net.SplitHostPort(w.address)
 	known := fmt.Sprintf("[127.0.0.1]:%s %s", port, ssh.MarshalAuthorizedKey(w.hostKey))
-	me, err := user.Current()
-	if err != nil {
-		t.Fatal(err)
-	}
 	w.config = w.write("config", fmt.Sprintf(`Host vm
  HostName 127.0.0.1
  Port %s
@@ -87,8 +85,23 @@ Host nobody
  IdentitiesOnly yes
  UserKnownHostsFile %s
  BatchMode yes
-`, port, me.Username, w.dir, w.write("known_hosts", known), port, w.dir, w.dir+"/known_hosts"))
+`, port, tester, w.dir, w.write("known_hosts", known), port, w.dir, w.dir+"/known_hosts"))
 	return w
+}
+
+// tester is the one who runs the tests, under a name and with a home of its own.
+const tester = "tester"
+
+// users writes the guest's users: tester, and nobody.
+func (w *world) users() account.Database {
+	w.t.Helper()
+	w.home = filepath.Join(w.dir, "home")
+	if err := os.Mkdir(w.home, 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	w.write("passwd", fmt.Sprintf("%s:x:%d:%d::%s:/bin/bash\nnobody:x:65534:65534::/:/usr/sbin/nologin\n",
+		tester, os.Getuid(), os.Getgid(), w.home))
+	return account.Database(w.dir)
 }
 
 func newKey(t *testing.T) ([]byte, ssh.Signer) {
@@ -187,8 +200,7 @@ func TestExec(t *testing.T) {
 		}
 	}
 	stdout, stderr, _ := w.ssh("vm", `echo out; echo err >&2; echo "$HOME|$LOGNAME"; pwd`)
-	me, _ := user.Current()
-	if stdout != "out\n"+me.HomeDir+"|"+me.Username+"\n"+me.HomeDir+"\n" || stderr != "err\n" {
+	if stdout != "out\n"+w.home+"|tester\n"+w.home+"\n" || stderr != "err\n" {
 		t.Errorf("stdout %q, stderr %q", stdout, stderr)
 	}
 }
@@ -249,18 +261,9 @@ func (w *world) client(name string) *ssh.Client {
 	return client
 }
 
-func me(t *testing.T) string {
-	t.Helper()
-	u, err := user.Current()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u.Username
-}
-
 func TestResizeAndSignal(t *testing.T) {
 	w := newWorld(t)
-	session, err := w.client(me(t)).NewSession()
+	session, err := w.client(tester).NewSession()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +291,7 @@ func TestResizeAndSignal(t *testing.T) {
 
 func TestExitSignal(t *testing.T) {
 	w := newWorld(t)
-	session, err := w.client(me(t)).NewSession()
+	session, err := w.client(tester).NewSession()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,13 +316,13 @@ func until(t *testing.T, r io.Reader, text string) {
 
 func TestClientThatLeaves(t *testing.T) {
 	w := newWorld(t)
-	client := w.client(me(t))
+	client := w.client(tester)
 	session, err := client.NewSession()
 	if err != nil {
 		t.Fatal(err)
 	}
 	seen := filepath.Join(w.dir, "hung-up")
-	if err := syscallMkfifo(seen); err != nil {
+	if err := syscall.Mkfifo(seen, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out, _ := session.StdoutPipe()
@@ -335,7 +338,7 @@ func TestClientThatLeaves(t *testing.T) {
 
 func TestTooManyChannels(t *testing.T) {
 	w := newWorld(t)
-	client := w.client(me(t))
+	client := w.client(tester)
 	var err error
 	for range maxChannels + 1 {
 		if _, err = client.NewSession(); err != nil {
