@@ -94,8 +94,8 @@ func (a *App) root() *cobra.Command {
 			"banger ps -a                     # every VM"),
 		SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
-		RunE:              groupRun,
-		Args:              cobra.ArbitraryArgs,
+		RunE:              groupRun, DisableFlagsInUseLine: true,
+		Args: cobra.ArbitraryArgs,
 	}
 	root.SetIn(a.IO.In)
 	root.SetOut(a.IO.Out)
@@ -108,7 +108,7 @@ func (a *App) root() *cobra.Command {
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print ids or names only, no progress")
 	flags.StringVar(&a.progress, "progress", "auto", "progress on stderr: auto, plain, json or none")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd.CommandPath(), err} })
-	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "help [command]", RunE: func(cmd *cobra.Command, args []string) error {
+	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "Show the help of a command", GroupID: groupHost, RunE: func(cmd *cobra.Command, args []string) error {
 		target, _, err := root.Find(args)
 		if err != nil {
 			return usagef(root, "unknown help topic %q", strings.Join(args, " "))
@@ -148,7 +148,7 @@ func (a *App) newVM() *cobra.Command {
 
 // newGroup is a command that only holds others.
 func newGroup(name, short string, lines ...string) *cobra.Command {
-	return &cobra.Command{Use: name, Short: short, Example: examples(lines...), RunE: groupRun, Args: cobra.ArbitraryArgs}
+	return &cobra.Command{Use: name, Short: short, DisableFlagsInUseLine: true, Example: examples(lines...), RunE: groupRun, Args: cobra.ArbitraryArgs}
 }
 
 // groupRun shows the help of a command that only holds others, or says that
@@ -171,9 +171,9 @@ func exactly(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < n:
-			return usagef(cmd, "%s: %s is missing", cmd.CommandPath(), what)
+			return usagef(cmd, "%s is missing", what)
 		case len(args) > n:
-			return usagef(cmd, "%s takes %d argument(s), not %d", cmd.CommandPath(), n, len(args))
+			return usagef(cmd, "%q is one argument too many", args[n])
 		}
 		return nil
 	}
@@ -183,7 +183,7 @@ func exactly(n int, what string) cobra.PositionalArgs {
 func some(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			return usagef(cmd, "%s: %s is missing", cmd.CommandPath(), what)
+			return usagef(cmd, "%s is missing", what)
 		}
 		return nil
 	}
@@ -192,7 +192,7 @@ func some(what string) cobra.PositionalArgs {
 // none wants no arguments.
 func none(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usagef(cmd, "%s takes no argument, got %q", cmd.CommandPath(), args[0])
+		return usagef(cmd, "%s takes no arguments, and got %q", cmd.CommandPath(), args[0])
 	}
 	return nil
 }

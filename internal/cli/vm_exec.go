@@ -58,7 +58,7 @@ func (a *App) newVMExec(run func(context.Context, *vmExecOptions) error) *cobra.
 func exactlyNamed(cmd *cobra.Command, before []string) error {
 	switch len(before) {
 	case 0:
-		return usagef(cmd, "%s: NAME is missing", cmd.CommandPath())
+		return usagef(cmd, "NAME is missing")
 	case 1:
 		return nil
 	}

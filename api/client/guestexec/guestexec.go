@@ -10,10 +10,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"net"
-	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -191,7 +189,7 @@ func (r *run) drain(cancel context.CancelCauseFunc) {
 func guard(cancel context.CancelCauseFunc, f func()) {
 	defer func() {
 		if p := recover(); p != nil {
-			cancel(fmt.Errorf("internal error: %v\n%s", p, debug.Stack()))
+			cancel(banger.Errorf(banger.CodeFailed, "internal error: %v", p))
 		}
 	}()
 	f()

@@ -111,7 +111,7 @@ func (out *output) written(n int) {
 		out.spans = out.spans[1:]
 	}
 	out.more.Broadcast()
-	if out.ring.tail-out.acked >= ackAfter {
+	if out.ring.tail >= out.acked+ackAfter {
 		out.poke()
 	}
 }
@@ -120,20 +120,19 @@ func (out *output) written(n int) {
 func (out *output) ackDue() (uint64, bool) {
 	out.mu.Lock()
 	defer out.mu.Unlock()
-	if out.ring.tail-out.acked < ackAfter {
+	if out.ring.tail < out.acked+ackAfter {
 		return 0, false
 	}
 	out.acked = out.ring.tail
 	return out.acked, true
 }
 
-// rejoined says that the agent knows of everything received so far, but that
-// only the delivered part may count against its window.
-func (out *output) rejoined() {
+// joined notes what the agent was told in Start: that counts as acknowledged,
+// although a part of it may not be delivered yet.
+func (out *output) joined(received uint64) {
 	out.mu.Lock()
 	defer out.mu.Unlock()
-	out.acked = 0
-	out.poke()
+	out.acked = received
 }
 
 // close ends drain: after the last byte, or at once with drop.

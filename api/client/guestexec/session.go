@@ -65,7 +65,8 @@ func final(ctx context.Context, err error) error {
 
 // begin sends Start and waits for Started.
 func (r *run) begin(conn net.Conn, frames *stream.Reader) error {
-	payload, err := proto.Marshal(r.start())
+	start := r.start()
+	payload, err := proto.Marshal(start)
 	if err != nil {
 		return banger.Errorf(banger.CodeUsage, "arguments and environment must be valid UTF-8: %w", err)
 	}
@@ -87,7 +88,7 @@ func (r *run) begin(conn net.Conn, frames *stream.Reader) error {
 	conn.SetDeadline(time.Time{})
 	switch kind {
 	case stream.Started:
-		return r.started(payload)
+		return r.started(payload, start.Received)
 	case stream.Error:
 		return startError(payload)
 	}
@@ -95,7 +96,7 @@ func (r *run) begin(conn net.Conn, frames *stream.Reader) error {
 }
 
 // started takes up the counts of the agent.
-func (r *run) started(payload []byte) error {
+func (r *run) started(payload []byte, received uint64) error {
 	var msg agentv1.ExecStarted
 	if err := unmarshal(payload, &msg); err != nil {
 		return err
@@ -103,7 +104,7 @@ func (r *run) started(payload []byte) error {
 	if err := r.in.resume(msg.StdinReceived); err != nil {
 		return err
 	}
-	r.out.rejoined()
+	r.out.joined(received)
 	if !r.joined && r.cmd.OnStart != nil {
 		r.cmd.OnStart()
 	}
