@@ -4,7 +4,8 @@
 // api/stream) and the SSH server, through Start and the methods of Process.
 //
 // Every command has a session and process group of its own, and a cgroup if
-// there is a root for them. It outlives a broken link, and does not outlive a
+// there is a root for them. The manager reaps its own children and needs no other
+// reaper, so it must not share a process with one. It outlives a broken link, and does not outlive a
 // client that left.
 package process
 
@@ -60,14 +61,10 @@ type Manager struct {
 	most    int
 	wait    sync.WaitGroup
 
-	// forks is held for reading from a fork until its number is in pids.
-	forks sync.RWMutex
-
 	mu        sync.Mutex
 	closed    bool
 	processes map[*Process]struct{}
 	byID      map[string]*Process
-	pids      map[int]struct{}
 	draining  map[*os.File]struct{}
 }
 
@@ -77,7 +74,7 @@ func NewManager(o Options) *Manager {
 		log: o.Log, users: o.Users, grace: o.Grace, join: o.Join, quiet: o.Quiet, most: o.Most,
 		cgroups:   &cgroups{root: o.CgroupRoot, log: o.Log},
 		processes: map[*Process]struct{}{}, byID: map[string]*Process{},
-		pids: map[int]struct{}{}, draining: map[*os.File]struct{}{},
+		draining: map[*os.File]struct{}{},
 	}
 	if m.users == "" {
 		m.users = "/etc"
@@ -154,24 +151,6 @@ func (m *Manager) goroutine(f func()) {
 		defer m.wait.Done()
 		f()
 	}()
-}
-
-// Owns reports whether pid is a command of this manager that has not been
-// reaped. A PID 1 that reaps orphans looks with WNOWAIT and leaves these alone;
-// otherwise their exit status is lost.
-func (m *Manager) Owns(pid int) bool {
-	m.forks.Lock() // a fork that is under way comes first
-	defer m.forks.Unlock()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	_, ok := m.pids[pid]
-	return ok
-}
-
-func (m *Manager) disown(pid int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.pids, pid)
 }
 
 // drains takes on a stream that is read for nobody.
@@ -267,8 +246,6 @@ func (p *Process) spawn(plan *plan, spec *Spec) error {
 
 // fork starts the plan in the cgroup, or without if it takes no processes.
 func (p *Process) fork(plan *plan, s *streams, attr syscall.SysProcAttr) (int, error) {
-	p.manager.forks.RLock()
-	defer p.manager.forks.RUnlock()
 	if p.group != nil {
 		attr.UseCgroupFD, attr.CgroupFD = true, p.group.fd
 	}
@@ -282,8 +259,5 @@ func (p *Process) fork(plan *plan, s *streams, attr syscall.SysProcAttr) (int, e
 		return -1, err
 	}
 	p.pid = pid
-	p.manager.mu.Lock()
-	p.manager.pids[pid] = struct{}{}
-	p.manager.mu.Unlock()
 	return pidfd, nil
 }

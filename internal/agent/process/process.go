@@ -279,7 +279,6 @@ func (p *Process) awaitEnd(pidfd int) {
 	for errors.Is(err, syscall.EINTR) {
 		_, err = syscall.Wait4(p.pid, &status, 0, nil)
 	}
-	p.manager.disown(p.pid)
 	p.ended = time.Now()
 	close(p.over)
 	if p.left {

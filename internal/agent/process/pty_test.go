@@ -205,19 +205,3 @@ func TestCgroupThatCannotBeMade(t *testing.T) {
 		t.Errorf("%v", exit)
 	}
 }
-
-func TestOwns(t *testing.T) {
-	m := testManager(t, Options{})
-	p, err := m.Start(Spec{User: strconv.Itoa(os.Getuid()), Argv: []string{"cat"}, Stdin: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !m.Owns(p.PID()) || m.Owns(1) {
-		t.Error("a process of the manager and one of others are told apart")
-	}
-	p.CloseInput()
-	p.Wait()
-	if m.Owns(p.PID()) {
-		t.Error("a process that was reaped is still owned")
-	}
-}
