@@ -4,9 +4,9 @@
 // api/stream) and the SSH server, through Start and the methods of Process.
 //
 // Every command has a session and process group of its own, and a cgroup if
-// there is a root for them. The manager reaps its own children and needs no other
-// reaper, so it must not share a process with one. It outlives a broken link, and does not outlive a
-// client that left.
+// there is a root for them. It outlives a broken link, and does not outlive a
+// client that left. The manager reaps its own children, so it must not share a
+// process with another reaper.
 package process
 
 import (
