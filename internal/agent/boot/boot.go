@@ -1,0 +1,116 @@
+// Package boot is the guest's first process: /init of the initramfs.
+//
+// It loads the kernel's modules, puts the root together from the base, overlay
+// and work disks, starts the agent beside it, and waits until the agent has
+// applied the VM's identity. Then it becomes the image's own systemd or, in an
+// image without, stays as PID 1: it reaps orphans and shuts the VM down.
+//
+//	/init ─→ modules ─→ disks ─→ root ─→ agent ─→ identity ─┬→ exec systemd
+//	   └──────────┴────────┴───────┴───────┴────────┐       └→ PID 1 ─→ power off
+//	                       fatal: a line on the console, power off
+package boot
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Init kinds, as the agent reports them.
+const (
+	Systemd = "systemd"
+	None    = "none"
+)
+
+// deviceTimeout bounds the wait for disks. They are there when their driver
+// is, so only a VMM that gives none runs into it.
+const deviceTimeout = 30 * time.Second
+
+// Run is PID 1. It never returns: it becomes another program, or powers the
+// VM off.
+func Run() {
+	defer func() {
+		if cause := recover(); cause != nil {
+			fatal(fmt.Errorf("init failed: %v\n%s", cause, debug.Stack()))
+		}
+	}()
+	fatal(run())
+}
+
+// fatal says what went wrong where the supervisor keeps it, and ends the VM.
+func fatal(err error) {
+	fmt.Fprintf(os.Stderr, "banger: %v\n", err)
+	powerOff(false)
+}
+
+// run returns only with an error.
+func run() error {
+	if err := earlyMounts(); err != nil {
+		return err
+	}
+	if err := loadModules("/modules"); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), deviceTimeout)
+	defer cancel()
+	disks, err := findDisks(ctx, "/sys/block", serialBase, serialOverlay, serialWork)
+	if err != nil {
+		return err
+	}
+	if err := assemble(disks); err != nil {
+		return err
+	}
+	if err := switchRoot(newRoot); err != nil {
+		return err
+	}
+	init, kind := findInit("/")
+	agent, err := startAgent(kind)
+	if err != nil {
+		return err
+	}
+	if kind == Systemd {
+		return becomeSystemd(init, agent)
+	}
+	if err := agent.waitIdentified(); err != nil {
+		return err
+	}
+	return serveAsInit(agent.pid)
+}
+
+// becomeSystemd replaces this process.
+func becomeSystemd(path string, agent *agentProcess) error {
+	if err := installFinisher("/", agent.pid); err != nil {
+		fmt.Fprintf(os.Stderr, "banger: disks may need a check after shutdown: %v\n", err)
+	}
+	if err := agent.waitIdentified(); err != nil {
+		return err
+	}
+	err := syscall.Exec(path, []string{path}, os.Environ())
+	return fmt.Errorf("cannot start %s: %w", path, err)
+}
+
+// earlyMounts gives this process the kernel's file systems and a console.
+func earlyMounts() error {
+	for _, m := range []mount{
+		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
+		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+	} {
+		if err := m.do(); err != nil {
+			return err
+		}
+	}
+	console, err := unix.Open("/dev/console", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil // a kernel without a console has nobody to talk to
+	}
+	for fd := range 3 {
+		_ = unix.Dup3(console, fd, 0)
+	}
+	return unix.Close(console)
+}

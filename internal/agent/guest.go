@@ -1,0 +1,120 @@
+package agent
+
+import (
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+
+	agentv1 "github.com/banger-dev/banger/api/agent/v1"
+	"github.com/banger-dev/banger/internal/agent/identity"
+	"github.com/banger-dev/banger/internal/agent/process"
+	"github.com/banger-dev/banger/internal/agent/service"
+	"github.com/banger-dev/banger/internal/agent/sshd"
+	"github.com/banger-dev/banger/internal/linkwire"
+	"google.golang.org/protobuf/proto"
+)
+
+// guest serves the streams of the guest link. Until it has an identity it
+// serves none.
+type guest struct {
+	rpc       *service.Service
+	processes *process.Manager
+	log       *slog.Logger
+
+	mu sync.Mutex
+	// identified tells PID 1 to go on; nil when it has been told.
+	identified *os.File
+	known      bool
+	boot       *agentv1.Boot
+	ssh        *sshd.Server
+}
+
+// Boot implements link.Handler.
+func (g *guest) Boot(payload []byte) {
+	if len(payload) == 0 {
+		return
+	}
+	boot := new(agentv1.Boot)
+	if err := proto.Unmarshal(payload, boot); err != nil {
+		g.log.Error("boot message is not readable", "cause", err)
+		return
+	}
+	if err := identity.Apply(boot); err != nil {
+		g.log.Error("identity is not complete", "cause", err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.boot, g.ssh, g.known = boot, nil, true
+	if g.identified != nil {
+		_, _ = g.identified.Write([]byte{1})
+		g.identified.Close()
+		g.identified = nil
+		g.rpc.Identified()
+	}
+}
+
+// Stream implements link.Handler.
+func (g *guest) Stream(conn net.Conn, port uint32, broken func() bool) {
+	if !g.isKnown() {
+		abort(conn)
+		return
+	}
+	switch port {
+	case linkwire.PortRPC:
+		g.rpc.Serve(conn)
+	case linkwire.PortExec:
+		g.processes.ServeExec(conn, broken)
+	case linkwire.PortSSH:
+		g.serveSSH(conn)
+	case linkwire.PortForward:
+		forward(conn)
+	default:
+		abort(conn)
+	}
+}
+
+func (g *guest) isKnown() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.known
+}
+
+func (g *guest) serveSSH(conn net.Conn) {
+	server, err := g.sshServer()
+	if err != nil {
+		g.log.Error("cannot serve ssh", "cause", err)
+		abort(conn)
+		return
+	}
+	server.Serve(conn)
+}
+
+// sshServer makes the server when it is first needed: reading its keys takes
+// time that the first command should not wait for.
+func (g *guest) sshServer() (*sshd.Server, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ssh != nil {
+		return g.ssh, nil
+	}
+	server, err := sshd.New(sshd.Options{
+		HostKey:        g.boot.SshHostKey,
+		AuthorizedKeys: g.boot.SshAuthorizedKeys,
+		Manager:        g.processes,
+		Log:            g.log,
+	})
+	if err == nil {
+		g.ssh = server
+	}
+	return server, err
+}
+
+// abort ends a stream so that the host sees an error, not an end of file.
+func abort(conn net.Conn) {
+	if s, ok := conn.(linkwire.MuxStream); ok {
+		s.Reset()
+		return
+	}
+	conn.Close()
+}

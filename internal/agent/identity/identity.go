@@ -1,0 +1,84 @@
+// Package identity makes a guest the VM that its host says it is: names,
+// machine-id, clock, entropy, network. Applying it again, or another one, is
+// always allowed.
+package identity
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"time"
+
+	agentv1 "github.com/banger-dev/banger/api/agent/v1"
+	"golang.org/x/sys/unix"
+)
+
+var (
+	hostnameSyntax  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$`)
+	machineIDSyntax = regexp.MustCompile(`^[0-9a-f]{32}$`)
+)
+
+// Apply applies boot. It does as much as it can; the error joins what it could
+// not do. Entropy and clock come first, so that nothing is made from an old
+// state of either.
+func Apply(boot *agentv1.Boot) error {
+	var errs []error
+	add := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	if len(boot.Entropy) > 0 {
+		add("entropy", AddEntropy(boot.Entropy))
+	}
+	if boot.TimeUnixNs > 0 {
+		add("clock", catchUp(time.Unix(0, boot.TimeUnixNs)))
+	}
+	add("host name", applyHostname("/etc", boot.Hostname))
+	add("machine id", writeMachineID("/etc", boot.MachineId))
+	if boot.Network != nil {
+		add("network", applyNetwork(boot.Network))
+		add("name servers", writeResolvConf("/etc", boot.Network.Nameservers))
+	}
+	return errors.Join(errs...)
+}
+
+func applyHostname(etc, name string) error {
+	if name == "" {
+		return nil
+	}
+	if !hostnameSyntax.MatchString(name) {
+		return fmt.Errorf("%q is no host name", name)
+	}
+	return errors.Join(unix.Sethostname([]byte(name)), writeNames(etc, name))
+}
+
+func writeMachineID(etc, id string) error {
+	if id == "" {
+		return nil
+	}
+	if !machineIDSyntax.MatchString(id) {
+		return fmt.Errorf("%q is not 32 hex digits", id)
+	}
+	return replaceFile(etc, "machine-id", id+"\n", 0o444)
+}
+
+// maxAhead is how far the guest's clock may be ahead of the message's: the
+// message can wait that long until the agent is up, while the guest's clock,
+// begun from the VMM's, is right to a second.
+const maxAhead = time.Minute
+
+// catchUp sets the clock if it stands before now, or too far after it.
+func catchUp(now time.Time) error {
+	if ahead := time.Since(now); ahead >= 0 && ahead < maxAhead {
+		return nil
+	}
+	return SetClock(now)
+}
+
+// SetClock sets the wall clock.
+func SetClock(now time.Time) error {
+	tv := unix.NsecToTimeval(now.UnixNano())
+	return os.NewSyscallError("settimeofday", unix.Settimeofday(&tv))
+}

@@ -1,0 +1,189 @@
+// Package service is the Agent service of banger.agent.v1, served with ttrpc,
+// and the watch on how ready the guest is.
+package service
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	banger "github.com/banger-dev/banger"
+	agentv1 "github.com/banger-dev/banger/api/agent/v1"
+	"github.com/banger-dev/banger/internal/agent/boot"
+	"github.com/banger-dev/banger/internal/agent/identity"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// askAgain is how often PID 1 is asked to end the VM: a signal that comes while
+// it becomes systemd is lost.
+const askAgain = 2 * time.Second
+
+// Service implements agentv1.AgentService.
+type Service struct {
+	init  string
+	log   *slog.Logger
+	ready *readiness
+	// ask sends a signal to PID 1.
+	ask func(syscall.Signal) error
+
+	ctx        context.Context
+	cancel     context.CancelFunc
+	goroutines sync.WaitGroup
+	stopping   sync.Once
+	conns      chan net.Conn
+}
+
+var _ agentv1.AgentService = (*Service)(nil)
+
+// New returns the service of a guest with this init (boot.Systemd, boot.None).
+// It ends with ctx; Wait returns when it has.
+func New(ctx context.Context, init string, log *slog.Logger) (*Service, error) {
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{
+		init: init, log: log, ready: newReadiness(),
+		ask:   func(sig syscall.Signal) error { return syscall.Kill(1, sig) },
+		conns: make(chan net.Conn),
+	}
+	s.ctx, s.cancel = context.WithCancel(ctx)
+	agentv1.RegisterAgentService(server, s)
+	s.goroutines.Go(func() {
+		if err := server.Serve(s.ctx, listener{s}); err != nil && s.ctx.Err() == nil {
+			log.Error("agent service ended", "cause", err)
+		}
+		server.Close()
+	})
+	return s, nil
+}
+
+// Identified says that PID 1 goes on now: the system's readiness is watched
+// from here.
+func (s *Service) Identified() {
+	s.goroutines.Go(func() {
+		state := systemState{word: "running"}
+		if s.init == boot.Systemd {
+			state = waitSystemd(s.ctx, s.log)
+		}
+		if s.ctx.Err() == nil {
+			s.ready.reach(state)
+		}
+	})
+}
+
+// Wait ends the service and returns when its goroutines are done.
+func (s *Service) Wait() {
+	s.cancel()
+	s.goroutines.Wait()
+}
+
+// Serve serves one connection. It returns at once; the connection is closed
+// when the client has left.
+func (s *Service) Serve(conn net.Conn) {
+	select {
+	case s.conns <- rpcConn{conn}:
+	case <-s.ctx.Done():
+		conn.Close()
+	}
+}
+
+// Info implements agentv1.AgentService.
+func (s *Service) Info(context.Context, *agentv1.InfoRequest) (*agentv1.InfoResponse, error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return nil, status.Errorf(codes.Internal, "uname: %v", err)
+	}
+	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "boot id: %v", err)
+	}
+	event, _ := s.ready.present()
+	return &agentv1.InfoResponse{
+		Build:  banger.BuildStamp().String(),
+		Kernel: unix.ByteSliceToString(name.Release[:]),
+		Init:   s.init,
+		Ready:  event.Ready,
+		BootId: strings.TrimSpace(string(bootID)),
+		Pid:    int32(os.Getpid()),
+	}, nil
+}
+
+// Events implements agentv1.AgentService.
+func (s *Service) Events(ctx context.Context, _ *agentv1.EventsRequest, out agentv1.Agent_EventsServer) error {
+	for {
+		event, changed := s.ready.present()
+		if err := out.Send(event); err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Shutdown implements agentv1.AgentService.
+func (s *Service) Shutdown(_ context.Context, req *agentv1.ShutdownRequest) (*agentv1.ShutdownResponse, error) {
+	sig := stopSignal(s.init, req.GetReboot())
+	if err := s.ask(sig); err != nil {
+		return nil, status.Errorf(codes.Internal, "ask PID 1 to stop: %v", err)
+	}
+	s.stopping.Do(func() {
+		s.goroutines.Go(func() { s.keepAsking(sig) })
+	})
+	return &agentv1.ShutdownResponse{}, nil
+}
+
+// keepAsking repeats the signal until the VM ends.
+func (s *Service) keepAsking(sig syscall.Signal) {
+	tick := time.NewTicker(askAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-tick.C:
+			if err := s.ask(sig); err != nil {
+				s.log.Error("cannot ask PID 1 to stop", "cause", err)
+				return
+			}
+		}
+	}
+}
+
+func stopSignal(init string, reboot bool) syscall.Signal {
+	switch {
+	case init == boot.Systemd && reboot:
+		return boot.SystemdRebootSignal
+	case init == boot.Systemd:
+		return boot.SystemdPowerOffSignal
+	case reboot:
+		return boot.RebootSignal
+	}
+	return boot.PowerOffSignal
+}
+
+// Tune implements agentv1.AgentService.
+func (s *Service) Tune(_ context.Context, req *agentv1.TuneRequest) (*agentv1.TuneResponse, error) {
+	if len(req.Entropy) > 0 {
+		if err := identity.AddEntropy(req.Entropy); err != nil {
+			return nil, status.Errorf(codes.Internal, "entropy: %v", err)
+		}
+	}
+	if req.TimeUnixNs > 0 {
+		if err := identity.SetClock(time.Unix(0, req.TimeUnixNs)); err != nil {
+			return nil, status.Errorf(codes.Internal, "clock: %v", err)
+		}
+	}
+	return &agentv1.TuneResponse{}, nil
+}

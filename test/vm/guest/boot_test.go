@@ -1,0 +1,74 @@
+package guest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	agentv1 "github.com/banger-dev/banger/api/agent/v1"
+)
+
+// debian is a Debian image with systemd.
+func debian(t *testing.T) string {
+	t.Helper()
+	path := os.Getenv("BANGER_TEST_IMAGE")
+	if path == "" {
+		t.Fatal("BANGER_TEST_IMAGE must name the base.ext4 of a Debian image: run make test")
+	}
+	return path
+}
+
+// bare is an image of busybox alone, with things in /root.
+func bare(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	busybox, err := exec.LookPath("busybox")
+	must(t, err)
+	tree := filepath.Join(dir, "tree")
+	for _, d := range []string{"bin", "root/a/b"} {
+		must(t, os.MkdirAll(filepath.Join(tree, d), 0o755))
+	}
+	run(t, "cp", busybox, filepath.Join(tree, "bin/busybox"))
+	for _, name := range []string{"sh", "cat", "sleep", "poweroff", "reboot", "kill", "ls", "stat", "hostname", "mount", "sync", "grep", "readlink", "ip", "yes", "head", "ps", "trap", "touch", "date", "df"} {
+		must(t, os.Symlink("busybox", filepath.Join(tree, "bin", name)))
+	}
+	must(t, os.WriteFile(filepath.Join(tree, "root/a/file"), []byte("from the image\n"), 0o640))
+	must(t, os.Link(filepath.Join(tree, "root/a/file"), filepath.Join(tree, "root/a/b/twin")))
+	must(t, os.Symlink("a/file", filepath.Join(tree, "root/link")))
+	path := filepath.Join(dir, "base.ext4")
+	makeDisk(t, path, tree)
+	return path
+}
+
+func TestBareImage(t *testing.T) {
+	m := newMachine(t, bare(t))
+	m.start()
+	agent := m.answer()
+	t.Logf("agent %v", time.Since(m.started))
+	if event := settled(t, agent); event.SystemState != "running" {
+		t.Errorf("system state %q", event.SystemState)
+	}
+	info, err := agent.Info(bounded(t), &agentv1.InfoRequest{})
+	must(t, err)
+	t.Logf("info %v", info)
+	if info.Init != "none" || info.Ready != "system" || info.Pid == 1 {
+		t.Errorf("info %v", info)
+	}
+	m.checkIdentity()
+	m.expect("cat /root/a/file /root/a/b/twin", "from the image\nfrom the image")
+	m.expect("readlink /root/link; stat -c '%a %h' /root/a/file", "a/file\n640 2")
+	m.expect("cat /proc/self/cgroup | grep -c banger/cmd", "1")
+}
+
+// checkIdentity checks what Boot said.
+func (m *machine) checkIdentity() {
+	m.t.Helper()
+	m.expect("cat /proc/sys/kernel/hostname /etc/hostname", "otter\notter")
+	m.expect("cat /etc/machine-id", strings.Repeat("ab", 16))
+	m.expect("cat /etc/resolv.conf", "nameserver 192.168.127.1")
+	m.expect("grep -c otter /etc/hosts", "1")
+	m.expect("ip -4 addr show dev eth0 | grep -o 'inet [0-9./]*'; ip route | grep -c '^default via 192.168.127.1'", "inet 192.168.127.2/24\n1")
+}
