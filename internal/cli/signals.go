@@ -27,6 +27,7 @@ type signals struct {
 	app    *App
 	cancel context.CancelCauseFunc
 	ch     chan os.Signal
+	done   chan struct{}
 	owner  sync.WaitGroup
 	stop   func()
 
@@ -43,12 +44,17 @@ const maxPending = 64
 // watchSignals starts to handle signals; the context is cancelled by the first.
 func (a *App) watchSignals(ctx context.Context) (context.Context, *signals) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &signals{app: a, cancel: cancel, ch: make(chan os.Signal, maxPending),
+	s := &signals{app: a, cancel: cancel, ch: make(chan os.Signal, maxPending), done: make(chan struct{}),
 		forward: make(chan syscall.Signal, maxPending), resize: make(chan guestexec.Size, 1)}
 	s.stop = a.Notify(s.ch)
 	s.owner.Go(func() {
-		for sig := range s.ch {
-			s.handle(sig)
+		for {
+			select {
+			case sig := <-s.ch:
+				s.handle(sig)
+			case <-s.done:
+				return
+			}
 		}
 	})
 	return ctx, s
@@ -57,7 +63,7 @@ func (a *App) watchSignals(ctx context.Context) (context.Context, *signals) {
 // close stops handling signals.
 func (s *signals) close() {
 	s.stop()
-	close(s.ch)
+	close(s.done)
 	s.owner.Wait()
 	s.cancel(nil)
 }
