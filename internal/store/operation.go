@@ -53,20 +53,21 @@ func (s *Store) Operations(ctx context.Context) ([]Operation, error) {
 	return all, nil
 }
 
-// Begin records op and sets its ID. A second operation on the same VM is an
-// error.
+// Begin records op and sets its ID. An operation on the same VM that was never
+// ended (its undo failed) is replaced: the new one takes its place.
 func (t *Tx) Begin(op *Operation) error {
 	if op.Detail == nil {
 		op.Detail = json.RawMessage("{}")
 	}
-	result, err := t.tx.ExecContext(t.ctx,
-		"INSERT INTO operations (vm_id, kind, step, detail, started_ms) VALUES (?, ?, ?, ?, ?)",
+	row := t.tx.QueryRowContext(t.ctx,
+		`INSERT INTO operations (vm_id, kind, step, detail, started_ms) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (vm_id) DO UPDATE SET kind=excluded.kind, step=excluded.step,
+		detail=excluded.detail, started_ms=excluded.started_ms RETURNING id`,
 		op.VMID, string(op.Kind), op.Step, string(op.Detail), millis(op.Started))
-	if err != nil {
+	if err := row.Scan(&op.ID); err != nil {
 		return explain(t.path, err)
 	}
-	op.ID, err = result.LastInsertId()
-	return err
+	return nil
 }
 
 // Step records that op is about to do its present step.
