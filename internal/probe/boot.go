@@ -1,12 +1,14 @@
 package probe
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/banger-dev/banger/internal/confine"
@@ -49,7 +51,7 @@ func (t trial) run(ctx context.Context) (o outcome, err error) {
 		return o, err
 	}
 	defer log.Close()
-	args, want, err := t.arguments(dir)
+	args, err := t.arguments(dir)
 	if err != nil {
 		return o, err
 	}
@@ -62,45 +64,64 @@ func (t trial) run(ctx context.Context) (o outcome, err error) {
 	defer started.Drop()
 	o.layers = started.Layers
 	code, err := await(ctx, started)
-	words := vmmproc.Tail(log.Name(), 2)
-	switch {
-	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
-		o.problem = fmt.Sprintf("it did not run a kernel within %s", bootTime)
-		return o, nil
-	case err != nil:
+	late := errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
+	if err != nil && !late {
 		return o, err
-	case code == want:
-		o.booted = true
-		return o, nil
 	}
-	if o.problem = words; words == "" {
-		o.problem = "the kernel that it ran ended early"
+	o.booted = code == kernelCode
+	if t.kernel != "" {
+		o.booted = said(filepath.Join(dir, consoleFile), initWord)
+	}
+	if !o.booted {
+		o.problem = problem(late, vmmproc.Tail(log.Name(), 2))
 	}
 	return o, nil
 }
 
-// arguments writes the payload to dir, and returns the command line and the
-// exit code of a boot that succeeded.
-func (t trial) arguments(dir string) (args []string, want int, err error) {
-	kernel := t.kernel
-	want = initCode
-	if kernel == "" {
-		kernel, want = filepath.Join(dir, "kernel"), kernelCode
-		if err := os.WriteFile(kernel, tinyKernel(), 0o600); err != nil {
-			return nil, 0, err
-		}
+// problem says why a kernel did not boot.
+func problem(late bool, words string) string {
+	switch {
+	case late:
+		return fmt.Sprintf("it did not run a kernel within %s", bootTime)
+	case words == "":
+		return "the kernel that it ran ended early"
 	}
-	initrd := filepath.Join(dir, "initrd")
-	if err := writeInitrd(initrd, t.initrd); err != nil {
-		return nil, 0, err
+	return words
+}
+
+// maxConsole bounds what is read of a guest's console, in bytes: a kernel that
+// is told to be quiet says a few lines.
+const maxConsole = 1 << 20
+
+// consoleFile is the guest's console in the directory of a trial.
+const consoleFile = "console"
+
+// said reports whether the file at path contains word.
+func said(path, word string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
 	}
-	args = append(qemu.BaseArguments(t.accel), "-m", "256M",
-		"-kernel", kernel, "-initrd", initrd, "-append", qemu.CommandLine(t.accel),
-		"-device", fmt.Sprintf("isa-debug-exit,iobase=%#x,iosize=4", debugPort))
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxConsole))
+	return err == nil && bytes.Contains(data, []byte(strings.TrimSpace(word)))
+}
+
+// arguments writes the payload to dir, and returns QEMU's command line.
+func (t trial) arguments(dir string) ([]string, error) {
+	args := append(qemu.BaseArguments(t.accel), "-m", "256M")
 	if t.seccomp {
 		args = append(args, "-sandbox", qemu.Sandbox)
 	}
-	return args, want, nil
+	if t.kernel == "" {
+		kernel := filepath.Join(dir, "kernel")
+		args = append(args, "-kernel", kernel, "-device", fmt.Sprintf("isa-debug-exit,iobase=%#x,iosize=4", debugPort))
+		return args, os.WriteFile(kernel, tinyKernel(), 0o600)
+	}
+	initrd := filepath.Join(dir, "initrd")
+	args = append(args, "-kernel", t.kernel, "-initrd", initrd, "-append", qemu.CommandLine(t.accel),
+		"-chardev", "file,id=console,path="+consoleFile, "-device", "isa-serial,chardev=console")
+	return args, writeInitrd(initrd, t.initrd)
 }
 
 // writeInitrd writes our initramfs to path, after the one at first. The kernel

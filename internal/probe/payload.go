@@ -10,37 +10,45 @@ import (
 // QEMU with exit code 2v+1.
 const debugPort = 0xf4
 
-// Exit codes of the two payloads: they write 0x2a and 0x2b to debugPort.
-const (
-	initCode   = 2*0x2a + 1
-	kernelCode = 2*0x2b + 1
-)
+// kernelCode is the exit code of tinyKernel, which writes 0x2b to debugPort.
+const kernelCode = 2*0x2b + 1
 
-// initProgram is a whole Linux program: a kernel that gets as far as running it
-// as /init can run any.
+// initWord is what initProgram writes on the console.
+const initWord = "banger probe: init\r\n"
+
+// initProgram is a whole Linux program: it says initWord and powers off. A
+// kernel that gets as far as running it as /init can run any.
 //
-//	mov  eax, 172        ; iopl
-//	mov  edi, 3
+//	mov  eax, 1          ; write(1, word, len)
+//	mov  edi, 1
+//	lea  rsi, [rip+word]
+//	mov  edx, len
 //	syscall
-//	mov  edx, 0xf4
-//	mov  al, 0x2a
-//	out  dx, al
+//	mov  eax, 169        ; reboot(…, RB_POWER_OFF)
+//	mov  edi, 0xfee1dead
+//	mov  esi, 0x28121969
+//	mov  edx, 0x4321fedc
+//	syscall
 //	mov  eax, 60         ; exit: init's end is a panic, which ends QEMU too
 //	mov  edi, 1
 //	syscall
 func initProgram() []byte {
 	code := []byte{
-		0xb8, 0xac, 0x00, 0x00, 0x00,
-		0xbf, 0x03, 0x00, 0x00, 0x00,
+		0xb8, 0x01, 0x00, 0x00, 0x00,
+		0xbf, 0x01, 0x00, 0x00, 0x00,
+		0x48, 0x8d, 0x35, 0x29, 0x00, 0x00, 0x00,
+		0xba, byte(len(initWord)), 0x00, 0x00, 0x00,
 		0x0f, 0x05,
-		0xba, debugPort, 0x00, 0x00, 0x00,
-		0xb0, 0x2a,
-		0xee,
+		0xb8, 0xa9, 0x00, 0x00, 0x00,
+		0xbf, 0xad, 0xde, 0xe1, 0xfe,
+		0xbe, 0x69, 0x19, 0x12, 0x28,
+		0xba, 0xdc, 0xfe, 0x21, 0x43,
+		0x0f, 0x05,
 		0xb8, 0x3c, 0x00, 0x00, 0x00,
 		0xbf, 0x01, 0x00, 0x00, 0x00,
 		0x0f, 0x05,
 	}
-	return elf64(image{at: 0x400000, code: code})
+	return elf64(image{at: 0x400000, code: append(code, initWord...)})
 }
 
 // tinyKernel is what is booted when no real kernel is at hand yet. It enters as
@@ -175,19 +183,22 @@ func elf64(im image) []byte {
 	return b.Bytes()
 }
 
-// initramfs is a cpio archive (newc) whose one file is initProgram as /init.
+// initramfs is a cpio archive (newc) of initProgram as /init, and of the console
+// that the kernel opens for it.
 func initramfs() []byte {
 	var b bytes.Buffer
-	entry := func(name string, mode int, body []byte) {
+	entry := func(name string, mode, rdev int, body []byte) {
 		fmt.Fprintf(&b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X",
-			1, mode, 0, 0, 1, 0, len(body), 0, 0, 0, 0, len(name)+1, 0)
+			1, mode, 0, 0, 1, 0, len(body), 0, 0, rdev>>8, rdev&0xff, len(name)+1, 0)
 		b.WriteString(name + "\x00")
 		pad(&b)
 		b.Write(body)
 		pad(&b)
 	}
-	entry("init", 0o100755, initProgram())
-	entry("TRAILER!!!", 0, nil)
+	entry("dev", 0o040755, 0, nil)
+	entry("dev/console", 0o020600, 5<<8|1, nil)
+	entry("init", 0o100755, 0, initProgram())
+	entry("TRAILER!!!", 0, 0, nil)
 	return b.Bytes()
 }
 
