@@ -1,0 +1,49 @@
+package apt
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Download fetches p and returns the path of its verified .deb, which belongs to
+// the caller. A download that was cut short goes on where it stopped.
+func (a *Archive) Download(ctx context.Context, p Package, report Progress) (string, error) {
+	out, err := a.run(ctx, report, "apt-get", "download", p.Name+"="+p.Version)
+	if isExit(err) {
+		return "", a.failure("apt-get download "+p.Name, out.stderr)
+	}
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(a.debs, debName(p))
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", a.failure("apt-get download "+p.Name, "it left no "+debName(p))
+	}
+	if info.Size() != p.Size {
+		return "", a.failure("apt-get download "+p.Name, debName(p)+" has the wrong size")
+	}
+	a.sweep(p)
+	return path, nil
+}
+
+// debName is the name apt gives the file: name, version and architecture, with
+// the characters quoted that it quotes.
+func debName(p Package) string {
+	arch := strings.TrimSuffix(p.Filename[strings.LastIndexByte(p.Filename, '_')+1:], ".deb")
+	quote := strings.NewReplacer("%", "%25", "_", "%5f", ":", "%3a")
+	return quote.Replace(p.Name) + "_" + quote.Replace(p.Version) + "_" + arch + ".deb"
+}
+
+// sweep removes other versions of p: what an interrupted download of an older
+// one left.
+func (a *Archive) sweep(p Package) {
+	older, _ := filepath.Glob(filepath.Join(a.debs, p.Name+"_*.deb"))
+	for _, name := range older {
+		if filepath.Base(name) != debName(p) {
+			_ = os.Remove(name)
+		}
+	}
+}
