@@ -58,7 +58,7 @@ func named(name string, err error) error {
 	}
 	out := banger.Errorf(banger.CodeFailed, "image %q: %w", name, err)
 	if errors.Is(err, unix.ENOSPC) {
-		return out.WithHint("banger df, and free 1G")
+		return out.WithHint("free 1G there, and run it again")
 	}
 	return out
 }

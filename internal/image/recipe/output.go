@@ -186,7 +186,7 @@ func (o *output) verdict(h host, exitErr, consumeErr error) error {
 
 func (o *output) space(err error) error {
 	if errors.Is(err, unix.ENOSPC) {
-		return banger.Errorf(banger.CodeFailed, "no space left for the image: %w", err).WithHint("banger df, and free 1G")
+		return banger.Errorf(banger.CodeFailed, "no space left for the image: %w", err).WithHint("free 1G there, and run it again")
 	}
 	return err
 }

@@ -220,7 +220,7 @@ func (p *pipes) expire(t time.Time) {
 }
 
 // reportEvery is the number of bytes between two reports of a stream.
-const reportEvery = 4 << 20
+const reportEvery = 16 << 20
 
 // reportingReader reports how much of the tar stream was read.
 type reportingReader struct {
