@@ -109,11 +109,15 @@ func spawn(ctx context.Context, home layout.Home, sock *watcher) (net.Conn, erro
 	if conn, err := unixsock.Dial(ctx, home.DaemonSocket()); err == nil {
 		return conn, nil
 	}
-	daemon, log, err := launch(home)
+	log, err := openLog(home)
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close()
+	defer log.file.Close()
+	daemon, err := launch(log.file)
+	if err != nil {
+		return nil, err
+	}
 	// The waiter ends with the daemon, or with us: we do not wait for the
 	// daemon's end once it serves.
 	ended := make(chan error, 1)
@@ -134,26 +138,54 @@ func spawn(ctx context.Context, home layout.Home, sock *watcher) (net.Conn, erro
 			} else {
 				other.Release()
 			}
-			return nil, banger.Errorf(banger.CodeUnavailable, "the daemon did not start: %s", lastLine(log, err)).
+			return nil, banger.Errorf(banger.CodeUnavailable, "the daemon did not start: %s", log.lastLine(err)).
 				WithHint("banger daemon logs")
 		}
 	}
 }
 
-// launch runs bangerd in a session of its own, away from the terminal. What it
-// says goes to its log, which is returned at its present end.
-func launch(home layout.Home) (*exec.Cmd, *os.File, error) {
+// daemonLog is the log that a daemon is about to write to.
+type daemonLog struct {
+	file  *os.File
+	start int64 // its size before
+}
+
+func openLog(home layout.Home) (*daemonLog, error) {
+	file, err := os.OpenFile(home.DaemonLog(), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, banger.Errorf(banger.CodeUnavailable, "daemon log: %w", err)
+	}
+	info, err := file.Stat()
+	if err != nil {
+		file.Close()
+		return nil, banger.Errorf(banger.CodeUnavailable, "daemon log: %w", err)
+	}
+	return &daemonLog{file, info.Size()}, nil
+}
+
+// lastLine is the last line that the daemon wrote, or how it ended.
+func (l *daemonLog) lastLine(ended error) string {
+	start := l.start
+	if info, err := l.file.Stat(); err == nil {
+		start = max(start, info.Size()-maxLogTail)
+	}
+	// The offset of the file is the daemon's too; this reads beside it.
+	data, _ := io.ReadAll(io.NewSectionReader(l.file, start, maxLogTail))
+	lines := bytes.Split(bytes.TrimSpace(data), []byte("\n"))
+	if last := strings.TrimPrefix(string(bytes.TrimSpace(lines[len(lines)-1])), "bangerd: "); last != "" {
+		return last
+	}
+	if ended != nil {
+		return ended.Error()
+	}
+	return "it ended at once"
+}
+
+// launch runs bangerd in a session of its own, away from the terminal.
+func launch(log *os.File) (*exec.Cmd, error) {
 	path, err := layout.Companion("bangerd")
 	if err != nil {
-		return nil, nil, err
-	}
-	log, err := os.OpenFile(home.DaemonLog(), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, nil, banger.Errorf(banger.CodeUnavailable, "daemon log: %w", err)
-	}
-	if _, err := log.Seek(0, io.SeekEnd); err != nil {
-		log.Close()
-		return nil, nil, banger.Errorf(banger.CodeUnavailable, "daemon log: %w", err)
+		return nil, err
 	}
 	cmd := exec.Command(path)
 	cmd.Dir = "/"
@@ -161,10 +193,9 @@ func launch(home layout.Home) (*exec.Cmd, *os.File, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Env = environ(os.Environ())
 	if err := cmd.Start(); err != nil {
-		log.Close()
-		return nil, nil, banger.Errorf(banger.CodeUnavailable, "start %s: %w", path, err)
+		return nil, banger.Errorf(banger.CodeUnavailable, "start %s: %w", path, err)
 	}
-	return cmd, log, nil
+	return cmd, nil
 }
 
 // environ makes BANGER_HOME absolute: the daemon's directory is not ours.
@@ -179,17 +210,4 @@ func environ(env []string) []string {
 		out = append(out, kv)
 	}
 	return out
-}
-
-// lastLine is the last line that the daemon wrote, or how it ended.
-func lastLine(log io.Reader, ended error) string {
-	data, _ := io.ReadAll(io.LimitReader(log, maxLogTail))
-	lines := bytes.Split(bytes.TrimSpace(data), []byte("\n"))
-	if last := strings.TrimPrefix(string(bytes.TrimSpace(lines[len(lines)-1])), "bangerd: "); last != "" {
-		return last
-	}
-	if ended != nil {
-		return ended.Error()
-	}
-	return "it ended at once"
 }

@@ -94,6 +94,7 @@ func (a *App) root() *cobra.Command {
 			"banger ps -a                     # every VM"),
 		SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		PersistentPreRunE: func(*cobra.Command, []string) error { _, err := a.form(); return err },
 		RunE:              groupRun, DisableFlagsInUseLine: true,
 		Args: cobra.ArbitraryArgs,
 	}
@@ -158,6 +159,7 @@ func groupRun(cmd *cobra.Command, args []string) error {
 		return cmd.Help()
 	}
 	err := fmt.Errorf("%q is not a command of %s", args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, ", "))
 	}
