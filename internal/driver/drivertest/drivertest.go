@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -112,10 +113,15 @@ func (s *subject) reset() {
 	}
 }
 
-// logs is what the VMM printed, for a failed test.
+// logs is how the VMM is, for a failed test.
 func (s *subject) logs() string {
 	data, _ := os.ReadFile(layout.Instance(s.machine.Dir).VMMLog())
-	return "\nVMM: " + string(data)
+	text := "\nVMM: " + string(data)
+	if s.vm == nil || s.alive() {
+		return text
+	}
+	exit, err := s.vm.Wait(s.t.Context())
+	return fmt.Sprintf("%s\nit ended: %+v, %v", text, exit, err)
 }
 
 // ask sends text to a guest port and returns all that comes back.

@@ -51,6 +51,7 @@ func Services(m Machine) Handler {
 		case PortConsole:
 			io.Copy(m.Console, conn)
 		case PortIdentity:
+			io.Copy(io.Discard, conn) // a close before the peer's would be a reset
 			io.WriteString(conn, hex.EncodeToString(identity))
 		case PortPowerOff:
 			m.PowerOff()

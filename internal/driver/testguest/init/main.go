@@ -31,14 +31,18 @@ func run() error {
 			return fmt.Errorf("mount %s: %w", m.where, err)
 		}
 	}
-	if err := loadModules("/modules"); err != nil {
-		return err
-	}
-	ctl, err := openPort(testguest.NameCtl)
+	events, err := listenEvents()
 	if err != nil {
 		return err
 	}
-	data, err := openPort(testguest.NameData)
+	if err := loadModules("/modules"); err != nil {
+		return err
+	}
+	ctl, err := awaitPort(events, testguest.NameCtl)
+	if err != nil {
+		return err
+	}
+	data, err := awaitPort(events, testguest.NameData)
 	if err != nil {
 		return err
 	}
@@ -103,6 +107,30 @@ func loadModules(dir string) error {
 // 0 bytes; here that is a wait and not the end.
 type port struct{ *os.File }
 
+// listenEvents returns a socket of the kernel's device events.
+func listenEvents() (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	if err != nil {
+		return -1, err
+	}
+	return fd, unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1})
+}
+
+// awaitPort opens the port of that name. A port gets its name some time after
+// its driver is loaded, by a message from the VMM, and an event tells of it.
+func awaitPort(events int, name string) (*port, error) {
+	buf := make([]byte, 64<<10)
+	for {
+		if p, err := openPort(name); p != nil || err != nil {
+			return p, err
+		}
+		if _, _, err := unix.Recvfrom(events, buf, 0); err != nil && err != unix.EINTR && err != unix.ENOBUFS {
+			return nil, fmt.Errorf("device events: %w", err)
+		}
+	}
+}
+
+// openPort returns nil if there is no port of that name yet.
 func openPort(name string) (*port, error) {
 	names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 	if err != nil {
@@ -119,7 +147,7 @@ func openPort(name string) (*port, error) {
 		}
 		return &port{f}, nil
 	}
-	return nil, fmt.Errorf("no port %s among %v", name, names)
+	return nil, nil
 }
 
 // Read implements io.Reader.
