@@ -55,8 +55,9 @@ func Alive(pid int, start uint64) bool {
 	return err == nil && now == start
 }
 
-// Handle holds on to one process: its pid is not reused as long as the handle
-// is open, or the process is known to be gone.
+// Handle holds on to one process. Its pid may be given to another process once
+// this one is gone; the handle never is. Its methods may be called from any
+// goroutine.
 type Handle struct {
 	pid int
 	fd  *os.File
@@ -86,11 +87,16 @@ func (h *Handle) Close() error { return h.fd.Close() }
 // Wait returns when the process has ended, whoever its parent is, or with the
 // error of ctx.
 func (h *Handle) Wait(ctx context.Context) error {
-	raw, err := h.fd.SyscallConn()
+	own, err := h.dup()
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { h.fd.Close() })
+	defer own.Close()
+	raw, err := own.SyscallConn()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { own.Close() })
 	defer stop()
 	// A pidfd is readable from the end of the process on.
 	err = raw.Read(func(fd uintptr) bool {
@@ -102,6 +108,25 @@ func (h *Handle) Wait(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return err
+}
+
+// dup is a second descriptor, which one waiter closes to stop waiting.
+func (h *Handle) dup() (*os.File, error) {
+	raw, err := h.fd.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var fd int
+	var dupErr error
+	if err := raw.Control(func(from uintptr) {
+		fd, dupErr = unix.FcntlInt(from, unix.F_DUPFD_CLOEXEC, 0)
+	}); err != nil {
+		return nil, err
+	}
+	if dupErr != nil {
+		return nil, os.NewSyscallError("dup", dupErr)
+	}
+	return os.NewFile(uintptr(fd), "pidfd"), nil
 }
 
 // Kill sends SIGKILL.

@@ -77,3 +77,11 @@ func (t *Tx) Step(op Operation) error {
 
 // End removes a finished or undone operation.
 func (t *Tx) End(op Operation) error { return t.exec("DELETE FROM operations WHERE id = ?", op.ID) }
+
+// Forget removes a VM's record with its operation, if it has one.
+func (t *Tx) Forget(vmID string) error {
+	if err := t.exec("DELETE FROM operations WHERE vm_id = ?", vmID); err != nil {
+		return err
+	}
+	return t.DeleteVM(vmID)
+}

@@ -1,0 +1,252 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	banger "github.com/banger-dev/banger"
+	agentv1 "github.com/banger-dev/banger/api/agent/v1"
+	"github.com/banger-dev/banger/internal/leftover"
+	"github.com/banger-dev/banger/internal/store"
+)
+
+// load brings the world and the records together after an earlier daemon,
+// however that one ended: it finishes or undoes what was under way, adopts what
+// runs, and removes what belongs to nothing. All VMs at once, within one time
+// budget; what takes longer goes on beside the first requests.
+func (d *Daemon) load(ctx context.Context) error {
+	recs, err := d.store.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	ops, err := d.store.Operations(ctx)
+	if err != nil {
+		return err
+	}
+	byVM := map[string]store.Operation{}
+	for _, op := range ops {
+		byVM[op.VMID] = op
+	}
+	for _, rec := range recs {
+		d.vms[rec.ID] = newMachine(d, rec)
+	}
+	d.recover(ctx)
+	d.sweep(ctx)
+	// An operation whose VM has no record has nothing left to undo.
+	err = d.store.Update(ctx, func(tx *store.Tx) error {
+		for _, op := range ops {
+			if d.vms[op.VMID] == nil {
+				if err := tx.End(op); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var settled sync.WaitGroup
+	for _, m := range d.all() {
+		op, pending := byVM[m.id]
+		<-m.turn
+		settled.Add(1)
+		d.work.Go(func() {
+			defer m.give()
+			d.reconcile(m, op, pending, sync.OnceFunc(settled.Done))
+		})
+	}
+	d.awaitSettled(&settled)
+	if err := d.writeKnownHosts(); err != nil {
+		d.log.Warn("known_hosts is not written", "error", err)
+	}
+	return nil
+}
+
+func (d *Daemon) awaitSettled(settled *sync.WaitGroup) {
+	done := make(chan struct{})
+	d.work.Go(func() { settled.Wait(); close(done) })
+	budget := time.NewTimer(adoptBudget)
+	defer budget.Stop()
+	select {
+	case <-done:
+	case <-budget.C:
+		d.log.Warn("not every VM is adopted yet; the rest goes on beside")
+	}
+}
+
+// reconcile settles one VM. Its turn is taken. settled is called when requests
+// may see the VM as it is, at the latest when reconcile returns.
+func (d *Daemon) reconcile(m *machine, op store.Operation, pending bool, settled func()) {
+	defer settled()
+	o := &operation{m, op}
+	switch {
+	case pending && op.Kind == store.KindCreate:
+		d.log.Info("an unfinished create is undone", "vm", m.id, "step", op.Step)
+		o.undo(errors.New("the daemon was ended in the middle of it"))
+		return
+	case m.look().rec.State == banger.StateDeleting:
+		d.log.Info("an unfinished delete is finished", "vm", m.id, "step", op.Step)
+		if !pending {
+			o = d.resume(m, store.KindDelete)
+		}
+		if err := m.finishDelete(o); err != nil {
+			d.log.Error("an unfinished delete is not finished", "vm", m.id, "error", err)
+		}
+		return
+	}
+	d.adopt(m)
+	settled()
+	if pending && op.Kind == store.KindStop && m.look().following() {
+		d.log.Info("an unfinished stop is finished", "vm", m.id, "step", op.Step)
+		if err := m.finishStop(o, stopTimeout); err != nil {
+			d.log.Error("an unfinished stop is not finished", "vm", m.id, "error", err)
+		}
+	} else if pending {
+		if err := o.end(d.life, unchanged); err != nil {
+			d.log.Error("an operation is not ended", "vm", m.id, "error", err)
+		}
+	}
+	d.expire(m)
+}
+
+// resume is an operation for a VM whose own was lost.
+func (d *Daemon) resume(m *machine, kind store.Kind) *operation {
+	op, err := m.begin(d.life, kind, unchanged)
+	if op == nil {
+		d.log.Error("an operation is not recorded", "vm", m.id, "error", err)
+		return &operation{m, store.Operation{VMID: m.id, Kind: kind}}
+	}
+	return op
+}
+
+// adopt follows the VM's supervisor, starts a successor if only its VMM lives,
+// or records that it does not run.
+func (d *Daemon) adopt(m *machine) {
+	rec := m.look().rec
+	if _, err := os.Stat(m.dir.Dir()); err != nil {
+		d.missing(m)
+		return
+	}
+	vmm, _ := readVMM(m.dir)
+	if !rec.State.Active() && !vmm.alive() && !lockHeld(m.dir) {
+		return
+	}
+	m.startFollower(nil)
+	now := m.look()
+	for now.status == nil && now.following() {
+		select {
+		case <-now.changed:
+		case <-d.life.Done():
+			return
+		}
+		now = m.look()
+	}
+}
+
+// missing is for a VM whose directory is gone: what ran it is ended, and the
+// record says so.
+func (d *Daemon) missing(m *machine) {
+	ctx, cancel := detached(d.life)
+	defer cancel()
+	err := d.endProcesses(ctx, m.dir)
+	err = errors.Join(err, m.save(ctx, func(rec *store.VM) {
+		rec.State, rec.Reason = banger.StateError, "its directory "+m.dir.Dir()+" is gone, and its disks with it"
+		rec.Ready, rec.Started, rec.Driver, rec.Accel = banger.GradeNone, time.Time{}, "", ""
+		rec.Confinement, rec.FailedUnits = nil, nil
+	}))
+	if err != nil {
+		d.log.Error("a VM without a directory is not settled", "vm", m.id, "error", err)
+	}
+}
+
+// recover makes records for whole VMs that have none: the store was lost, the
+// disks were not. Their names, shapes and identities are in their specs.
+func (d *Daemon) recover(ctx context.Context) {
+	entries, err := os.ReadDir(d.opts.Home.VMs())
+	if err != nil {
+		return
+	}
+	for _, entry := range entries {
+		id := entry.Name()
+		if d.vms[id] != nil || !leftover.Whole(d.opts.Home, id) {
+			continue
+		}
+		rec, err := d.recoverRecord(id)
+		if err != nil {
+			d.log.Error("a VM without a record is left alone", "vm", id, "error", err)
+			continue
+		}
+		m := newMachine(d, rec)
+		if err := m.save(ctx, unchanged); err != nil {
+			d.log.Error("a VM without a record is left alone", "vm", id, "error", err)
+			continue
+		}
+		d.vms[id] = m
+		d.log.Warn("a VM without a record is found again", "vm", id, "name", rec.Name)
+	}
+}
+
+func (d *Daemon) recoverRecord(id string) (store.VM, error) {
+	dir := d.opts.Home.Instance(id)
+	spec, err := readSpec(dir)
+	if err != nil {
+		return store.VM{}, err
+	}
+	boot := new(agentv1.Boot)
+	if err := proto.Unmarshal(spec.Boot, boot); err != nil {
+		return store.VM{}, err
+	}
+	if spec.Id != id {
+		return store.VM{}, errors.New("its spec is of another VM")
+	}
+	rec := store.VM{
+		ID: id, Name: spec.Name, State: banger.StateStopped, Reason: "its record was lost and found again",
+		Image: filepath.Base(filepath.Dir(spec.BaseDisk)), Kernel: filepath.Base(filepath.Dir(spec.Kernel)),
+		VCPU: int(spec.Vcpu), MemoryMiB: spec.MemoryMib, NAT: spec.Nat,
+		DiskBytes: fileSize(dir.Work()), OverlayBytes: fileSize(dir.Overlay()),
+		Created: modified(dir.Spec()), MachineID: boot.MachineId, HostKey: boot.SshHostKey,
+	}
+	if banger.CheckName("vm", rec.Name) != nil || d.named(rec.Name) != nil {
+		rec.Name = d.freeName()
+	}
+	return rec, nil
+}
+
+func fileSize(path string) int64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+func modified(path string) time.Time {
+	info, err := os.Stat(path)
+	if err != nil {
+		return time.Now()
+	}
+	return info.ModTime()
+}
+
+// sweep removes what belongs to no VM.
+func (d *Daemon) sweep(ctx context.Context) {
+	found, err := leftover.Find(ctx, d.opts.Home, d.store, d.ours)
+	if err != nil {
+		d.log.Error("leftovers are not looked for", "error", err)
+	}
+	for _, l := range found {
+		d.log.Warn("a leftover is removed", "what", l.String())
+		limit, cancel := detached(ctx)
+		if err := l.Remove(limit); err != nil {
+			d.log.Error("a leftover is not removed", "what", l.String(), "error", err)
+		}
+		cancel()
+	}
+}

@@ -1,0 +1,178 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	banger "github.com/banger-dev/banger"
+	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
+	"github.com/banger-dev/banger/internal/store"
+)
+
+// finishStart is the second half of create and start: it starts the supervisor
+// and waits for the guest. The machine's files are in place.
+func (m *machine) finishStart(ctx context.Context, op *operation, w wish, r *reporter) error {
+	if err := m.launch(ctx, op); err != nil {
+		return op.takeBack(err)
+	}
+	waiting, err := m.awaitReady(ctx, w, r)
+	if err == nil {
+		err = op.step(ctx, stepReady)
+	}
+	switch {
+	case errors.Is(err, errNotReady):
+		return m.keep(op, m.notReady(w, waiting))
+	case errors.Is(err, errDied) && m.ranNothing() && op.rec.Kind == store.KindCreate:
+		return op.takeBack(m.neverRan())
+	case errors.Is(err, errDied):
+		return m.keep(op, m.died(waiting))
+	case err != nil:
+		return op.takeBack(err)
+	}
+	if err := op.end(ctx, unchanged); err != nil {
+		return op.takeBack(err)
+	}
+	return r.vm(m.proto())
+}
+
+// launch starts the supervisor and its follower.
+func (m *machine) launch(ctx context.Context, op *operation) error {
+	if err := op.step(ctx, stepSpawn); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	m.set(func() { m.crashes = nil })
+	proc, err := m.spawn(false)
+	if err != nil {
+		return err
+	}
+	m.startFollower(proc)
+	return op.step(ctx, stepSpawned)
+}
+
+// keep ends the operation and leaves the VM as it is, for inspection: also an
+// ephemeral one.
+func (m *machine) keep(op *operation, cause error) error {
+	if err := op.end(m.d.life, func(rec *store.VM) { rec.Ephemeral = false }); err != nil {
+		m.d.log.Error("a VM that failed to start is not saved", "vm", m.id, "error", err)
+	}
+	return cause
+}
+
+// takeBack undoes the operation: a create entirely, a start to a stopped VM.
+func (o *operation) takeBack(cause error) error {
+	if o.rec.Kind == store.KindCreate {
+		return o.undo(cause)
+	}
+	ctx, cancel := detached(o.m.d.life)
+	defer cancel()
+	if err := o.m.powerOff(ctx); err != nil {
+		o.m.d.log.Error("a start is not taken back", "vm", o.m.id, "error", err)
+		return cause
+	}
+	if err := o.end(ctx, unchanged); err != nil {
+		o.m.d.log.Error("a start that was taken back is not saved", "vm", o.m.id, "error", err)
+	}
+	return cause
+}
+
+// ranNothing reports whether the guest of the last run never had a chance: its
+// supervisor said at once that the VMM does not start.
+func (m *machine) ranNothing() bool {
+	_, said := readExit(m.dir)
+	info, err := os.Stat(m.dir.Console())
+	return said && (err != nil || info.Size() == 0)
+}
+
+// neverRan is the error for a new VM whose VMM did not start.
+func (m *machine) neverRan() error {
+	err := m.errorf(banger.CodeUnavailable, "cannot be started: %s", m.look().rec.Reason).WithHint("banger doctor")
+	return m.explained(err)
+}
+
+// start runs a VM that is stopped or created.
+func (d *Daemon) start(ctx context.Context, req *bangerv1.StartVMRequest, r *reporter) error {
+	w, err := newWish(req.WaitFor, req.TimeoutMs)
+	if err != nil {
+		return err
+	}
+	m, err := d.resolve(req.Ref)
+	if err != nil {
+		return err
+	}
+	if err := m.take(ctx); err != nil {
+		return err
+	}
+	defer m.give()
+	work, done := m.interruptible(ctx)
+	defer done()
+	now := m.look()
+	if now.following() {
+		return m.alreadyRuns(work, w, r)
+	}
+	if s := now.rec.State; s != banger.StateStopped && s != banger.StateCreated && s != banger.StateError {
+		return m.errorf(banger.CodeWrongState, "is %s", s)
+	}
+	if err := m.refreshSpec(work, r); err != nil {
+		return err
+	}
+	op, err := m.begin(work, store.KindStart, func(rec *store.VM) { rec.Reason = "" })
+	if op == nil {
+		return err
+	}
+	if err != nil {
+		return op.takeBack(err)
+	}
+	return m.finishStart(work, op, w, r)
+}
+
+// alreadyRuns waits for a VM that somebody else has started.
+func (m *machine) alreadyRuns(ctx context.Context, w wish, r *reporter) error {
+	if err := r.spec(m.proto()); err != nil {
+		return err
+	}
+	switch waiting, err := m.awaitReady(ctx, w, r); {
+	case errors.Is(err, errNotReady):
+		return m.notReady(w, waiting)
+	case errors.Is(err, errDied):
+		return m.died(waiting)
+	case err != nil:
+		return err
+	}
+	return r.vm(m.proto())
+}
+
+// refreshSpec writes the spec anew: the config, the agent's build, and what can
+// run VMs may have changed since the last run. The base image stays the one
+// that the overlay was made on.
+func (m *machine) refreshSpec(ctx context.Context, r *reporter) error {
+	old, err := readSpec(m.dir)
+	if err != nil {
+		return m.errorf(banger.CodeFailed, "cannot be started: its directory is not whole: %w", err).
+			WithHint("banger vm delete %s", m.look().rec.Name)
+	}
+	if _, err := os.Stat(old.BaseDisk); err != nil {
+		return m.errorf(banger.CodeFailed, "cannot be started: its base image %s is gone", old.BaseDisk).
+			WithHint("banger image list")
+	}
+	rec := m.look().rec
+	kernel, err := m.d.decideAccel(ctx, &rec, r)
+	if err != nil {
+		return err
+	}
+	m.set(func() { m.rec.Driver, m.rec.Accel = rec.Driver, rec.Accel })
+	if err := r.spec(m.proto()); err != nil {
+		return err
+	}
+	if kernel, err = m.d.ensureKernel(ctx, kernel, rec.Kernel, r); err != nil {
+		return err
+	}
+	spec, err := m.d.spec(rec, parts{base: old.BaseDisk, vmlinux: kernel.Vmlinux, initrd: kernel.Initrd, accel: rec.Accel})
+	if err != nil {
+		return err
+	}
+	return writeSpec(m.dir, spec)
+}
