@@ -1,10 +1,12 @@
 package boot
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,31 +33,31 @@ func powerOff(reboot bool) {
 // can reach it, so the kernel's emergency remount is the only way.
 func freezeDisks() {
 	unix.Sync()
-	if err := os.WriteFile("/proc/sysrq-trigger", []byte("u"), 0); err != nil {
-		return
+	log, err := os.OpenFile("/dev/kmsg", os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err == nil {
+		defer log.Close()
+		_, _ = log.Seek(0, io.SeekEnd)
 	}
-	// The kernel does it in its own time and announces nothing.
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.Now().Add(freezeTimeout)
-	for !frozen("/proc/fs/ext4") && time.Now().Before(deadline) {
-		<-tick.C
+	if os.WriteFile("/proc/sysrq-trigger", []byte("u"), 0) == nil && err == nil {
+		waitFrozen(log)
 	}
 }
 
-// frozen reports whether every ext4 is read-only: the first word of its options.
-func frozen(procExt4 string) bool {
-	lists, err := filepath.Glob(filepath.Join(procExt4, "*", "options"))
-	if err != nil {
-		return false
-	}
-	for _, path := range lists {
-		options, err := os.ReadFile(path)
-		if err == nil && strings.HasPrefix(string(options), "rw\n") {
-			return false
+// waitFrozen waits until the kernel has logged that all disks are read-only. It
+// is done in the background, and a file system says that it is read-only before
+// its last block is written, so there is nothing else to go by.
+func waitFrozen(log *os.File) {
+	_ = log.SetReadDeadline(time.Now().Add(freezeTimeout))
+	record := make([]byte, 8<<10) // the kernel's bound of one
+	for {
+		n, err := log.Read(record)
+		if err != nil && !errors.Is(err, unix.EPIPE) { // EPIPE: some were overwritten
+			return
+		}
+		if bytes.Contains(record[:max(n, 0)], []byte("Emergency Remount complete")) {
+			return
 		}
 	}
-	return true
 }
 
 // FinishVerb is the argument by which systemd's last step runs this program.

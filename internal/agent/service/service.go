@@ -22,6 +22,10 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// answerFirst is the time that the answer to Shutdown has to leave: a VM in which
+// nothing runs is gone at once.
+const answerFirst = 100 * time.Millisecond
+
 // askAgain is how often PID 1 is asked to end the VM: a signal that comes while
 // it becomes systemd is lost.
 const askAgain = 2 * time.Second
@@ -135,28 +139,25 @@ func (s *Service) Events(ctx context.Context, _ *agentv1.EventsRequest, out agen
 // Shutdown implements agentv1.AgentService.
 func (s *Service) Shutdown(_ context.Context, req *agentv1.ShutdownRequest) (*agentv1.ShutdownResponse, error) {
 	sig := stopSignal(s.init, req.GetReboot())
-	if err := s.ask(sig); err != nil {
-		return nil, status.Errorf(codes.Internal, "ask PID 1 to stop: %v", err)
-	}
 	s.stopping.Do(func() {
 		s.goroutines.Go(func() { s.keepAsking(sig) })
 	})
 	return &agentv1.ShutdownResponse{}, nil
 }
 
-// keepAsking repeats the signal until the VM ends.
+// keepAsking sends the signal to PID 1 until the VM ends.
 func (s *Service) keepAsking(sig syscall.Signal) {
-	tick := time.NewTicker(askAgain)
-	defer tick.Stop()
+	timer := time.NewTimer(answerFirst)
+	defer timer.Stop()
 	for {
 		select {
 		case <-s.ctx.Done():
 			return
-		case <-tick.C:
+		case <-timer.C:
 			if err := s.ask(sig); err != nil {
 				s.log.Error("cannot ask PID 1 to stop", "cause", err)
-				return
 			}
+			timer.Reset(askAgain)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 	"testing"
@@ -117,5 +116,3 @@ func (m *machine) expect(script, want string) {
 		m.t.Errorf("%s: exit %d, %q; want %q", script, code, got, want)
 	}
 }
-
-var _ = io.Discard

@@ -20,7 +20,7 @@ import (
 )
 
 // longest bounds one boot or shutdown. It is there to end what hangs.
-const longest = 3 * time.Minute
+const longest = time.Minute
 
 // modules are what the guest needs of a Debian kernel, in an order in which
 // they can be loaded; what a kernel has built in has no file.
@@ -33,14 +33,14 @@ func modules() []string {
 
 // machine is one VM's files and, between start and gone, its QEMU.
 type machine struct {
-	t             *testing.T
-	dir           string
-	base          string
-	kernel, inird string
-	link          *guestlink.Link
-	qemu          *exec.Cmd
-	started       time.Time
-	ended         chan struct{}
+	t              *testing.T
+	dir            string
+	base           string
+	kernel, initrd string
+	link           *guestlink.Link
+	qemu           *exec.Cmd
+	started        time.Time
+	ended          chan struct{}
 }
 
 // newMachine makes a VM with fresh disks on a base image.
@@ -50,10 +50,10 @@ func newMachine(t *testing.T, base string) *machine {
 	dir, err := os.MkdirTemp("", "guest")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	m := &machine{t: t, dir: dir, base: base, inird: filepath.Join(dir, "initrd")}
+	m := &machine{t: t, dir: dir, base: base, initrd: filepath.Join(dir, "initrd")}
 	var mods string
 	m.kernel, mods = drivertest.Kernel(t)
-	writeInitrd(t, m.inird, mods)
+	writeInitrd(t, m.initrd, mods)
 	for _, disk := range []string{"overlay", "work"} {
 		makeDisk(t, m.file(disk+".ext4"), "")
 	}
@@ -142,7 +142,7 @@ func (m *machine) start() {
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512", "-smp", "1",
-		"-kernel", m.kernel, "-initrd", m.inird,
+		"-kernel", m.kernel, "-initrd", m.initrd,
 		"-append", "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on cryptomgr.notests=1 tsc=reliable",
 		"-serial", "file:" + m.file("console.log"),
 		"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=",
@@ -175,8 +175,14 @@ func (m *machine) start() {
 	m.link = m.newLink()
 }
 
-// newLink is what a supervisor does; the one before it is as good as killed.
+// newLink is what a supervisor does.
 func (m *machine) newLink() *guestlink.Link {
+	l := m.openLink()
+	m.t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func (m *machine) openLink() *guestlink.Link {
 	dial := func(name string) func(context.Context) (net.Conn, error) {
 		return func(ctx context.Context) (net.Conn, error) {
 			var d net.Dialer
@@ -195,9 +201,7 @@ func (m *machine) newLink() *guestlink.Link {
 			}
 		}
 	}
-	l := guestlink.New(guestlink.Endpoints{Ctl: dial("ctl"), Data: dial("data")}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
-	m.t.Cleanup(func() { l.Close() })
-	return l
+	return guestlink.New(guestlink.Endpoints{Ctl: dial("ctl"), Data: dial("data")}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 }
 
 // gone waits until the VM has ended by itself.
