@@ -47,8 +47,7 @@ type Options struct {
 // New returns a client for home. It does nothing yet: the first call connects.
 func New(home layout.Home, opts Options) *Client {
 	c := &Client{home: home, autostart: !opts.NoStart, greet: opts.OnConnect}
-	// HTTP/1.1: one connection per call in progress, and half the time of
-	// HTTP/2 for the one call that most commands make.
+	// HTTP/1.1: connecting and two calls took 0.18-0.27 ms, over h2c 0.26-0.32.
 	c.transport = &http.Transport{
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
 		DisableCompression: true,

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/api/client"
 	"github.com/banger-dev/banger/internal/cli/progress"
@@ -59,6 +61,7 @@ type App struct {
 	home    layout.Home
 	client  *client.Client
 	signals *signals
+	current *cobra.Command
 }
 
 // Main runs banger with the process's own streams and returns its exit code.
@@ -143,7 +146,7 @@ func (a *App) Client() (*client.Client, error) {
 	return a.client, nil
 }
 
-// Quiet returns a client that never starts a daemon.
+// running returns a client that never starts a daemon.
 func (a *App) running() (*client.Client, error) {
 	home, err := a.Home()
 	if err != nil {
@@ -152,7 +155,7 @@ func (a *App) running() (*client.Client, error) {
 	return client.New(home, client.Options{NoStart: true}), nil
 }
 
-// Form is how progress is shown.
+// form is how progress is shown.
 func (a *App) form() (progress.Form, error) {
 	switch a.progress {
 	case "json":

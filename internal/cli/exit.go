@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -49,13 +50,12 @@ func isGuestCommand(cmd *cobra.Command) bool {
 func exitCode(err error, guest bool) int {
 	var own *exitError
 	var start *guestexec.StartError
-	var output *guestexec.OutputError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &own):
 		return own.code
-	case errors.As(err, &output) && errors.Is(err, syscall.EPIPE):
+	case isClosedPipe(err):
 		return 128 + int(syscall.SIGPIPE)
 	case banger.CodeOf(err) == banger.CodeInterrupted:
 		return banger.CodeInterrupted.ExitCode()
@@ -69,12 +69,20 @@ func exitCode(err error, guest bool) int {
 	return exitAround
 }
 
+// isClosedPipe reports whether err is a write of the answer to a reader that has
+// gone, as head goes: then banger ends silently, as by SIGPIPE.
+func isClosedPipe(err error) bool {
+	var output *guestexec.OutputError
+	var file *fs.PathError
+	ours := errors.As(err, &output) || errors.As(err, &file) && file.Op == "write"
+	return ours && errors.Is(err, syscall.EPIPE)
+}
+
 // finish shows err and returns the exit code.
 func (a *App) finish(cmd *cobra.Command, err error) int {
 	code := exitCode(err, isGuestCommand(cmd))
 	var own *exitError
-	var output *guestexec.OutputError
-	if err == nil || errors.As(err, &own) || errors.As(err, &output) && errors.Is(err, syscall.EPIPE) {
+	if err == nil || errors.As(err, &own) || isClosedPipe(err) {
 		return code
 	}
 	if a.progress == "json" {

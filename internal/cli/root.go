@@ -25,8 +25,7 @@ func (a *App) Run(args []string) (code int) {
 	defer func() {
 		if p := recover(); p != nil {
 			a.IO.Restore()
-			fmt.Fprintf(a.IO.Err, "banger: internal error: %v (%s)\n", p, origin())
-			code = exitAround
+			code = a.finish(a.current, banger.Errorf(banger.CodeFailed, "internal error: %v (%s)", p, origin()))
 		}
 	}()
 	ctx, s := a.watchSignals(context.Background())
@@ -94,8 +93,12 @@ func (a *App) root() *cobra.Command {
 			"banger ps -a                     # every VM"),
 		SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
-		PersistentPreRunE: func(*cobra.Command, []string) error { _, err := a.form(); return err },
-		RunE:              groupRun, DisableFlagsInUseLine: true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			a.current = cmd
+			_, err := a.form()
+			return err
+		},
+		RunE: groupRun, DisableFlagsInUseLine: true,
 		Args: cobra.ArbitraryArgs,
 	}
 	root.SetIn(a.IO.In)
@@ -109,16 +112,21 @@ func (a *App) root() *cobra.Command {
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print ids or names only, no progress")
 	flags.StringVar(&a.progress, "progress", "auto", "progress on stderr: auto, plain, json or none")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd.CommandPath(), err} })
-	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "Show the help of a command", GroupID: groupHost, RunE: func(cmd *cobra.Command, args []string) error {
+	root.SetHelpCommand(newHelp(root))
+	a.addCommands(root)
+	return root
+}
+
+// newHelp is banger help.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{Use: "help [COMMAND]", Short: "Show the help of a command", GroupID: groupHost, RunE: func(cmd *cobra.Command, args []string) error {
 		target, _, err := root.Find(args)
 		if err != nil {
 			return usagef(root, "unknown help topic %q", strings.Join(args, " "))
 		}
 		target.InitDefaultHelpFlag()
 		return target.Help()
-	}})
-	a.addCommands(root)
-	return root
+	}}
 }
 
 // addCommands adds every command, in the order of the help.

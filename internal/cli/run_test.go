@@ -222,3 +222,15 @@ func TestUsageIsSaidBeforeTheDaemonIsAsked(t *testing.T) {
 		}
 	}
 }
+
+func TestPanicRestoresTheTerminal(t *testing.T) {
+	d := newFakeDaemon(t)
+	d.guest = echoGuest
+	w := newWorld(t, d, "")
+	w.app.IO.InTTY, w.app.IO.OutTTY = true, true
+	w.app.IO.Raw = func() error { panic("oops") }
+	w.expect(t, w.run("run", "--", "x"), 125, "", "banger: internal error: oops (")
+	if w.restored == 0 || strings.Contains(w.err.String(), "goroutine") {
+		t.Errorf("restored %d times, stderr %q", w.restored, w.err.String())
+	}
+}

@@ -52,37 +52,43 @@ func runVMLogs(ctx context.Context, opts *vmLogsOptions) error {
 	if err != nil {
 		return err
 	}
-	dir := layout.Instance(vm.Dir)
 	var since time.Time
 	if opts.boot {
-		if since, err = lastBoot(dir.Console()); err != nil {
+		if since, err = lastBoot(layout.Instance(vm.Dir).Console()); err != nil {
 			return err
 		}
 	}
-	viewer := &logViewer{app: a, collect: !opts.follow}
+	return opts.show(ctx, layout.Instance(vm.Dir), since, func() bool {
+		now, err := c.GetVM(ctx, vm.Id)
+		return err == nil && banger.State(now.State).Active()
+	})
+}
+
+// show shows the logs in dir since a time, and with --follow what is added
+// while alive says that the VM runs.
+func (o *vmLogsOptions) show(ctx context.Context, dir layout.Instance, since time.Time, alive func() bool) error {
+	viewer := &logViewer{app: o.app, collect: !o.follow}
 	logs := []*logFile{
 		{path: dir.SupervisorLog(), source: "supervisor", show: viewer.line},
 		{path: dir.Console(), source: "console", show: viewer.line},
 	}
 	for _, log := range logs {
 		defer log.close()
-		if err := log.history(opts.tail, since); err != nil {
+		if err := log.history(o.tail, since); err != nil {
 			return err
 		}
 	}
-	if opts.follow {
-		err = followLogs(ctx, dir, logs, func() bool {
-			now, err := c.GetVM(ctx, vm.Id)
-			return err == nil && banger.State(now.State).Active()
-		})
+	var ended error
+	if o.follow {
+		ended = followLogs(ctx, dir, logs, alive)
 	}
 	for _, log := range logs {
 		if err := log.finish(); err != nil {
 			return err
 		}
 	}
-	if err != nil {
-		return err
+	if ended != nil {
+		return ended
 	}
 	return viewer.end()
 }

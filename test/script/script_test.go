@@ -43,7 +43,7 @@ func TestScripts(t *testing.T) {
 // stopDaemon ends the daemon that a script may have started.
 func stopDaemon(home string) {
 	cmd := exec.Command("banger", "daemon", "stop")
-	cmd.Env = append(os.Environ(), "BANGER_HOME="+home)
+	cmd.Env = append(os.Environ(), "BANGER_HOME="+home, "GORACE=atexit_sleep_ms=0")
 	cmd.Run() // most often there is none
 }
 

@@ -27,6 +27,7 @@ func (e *brokenError) Error() string { return e.err.Error() }
 func (r *run) session(ctx context.Context, conn net.Conn) (Exit, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	defer conn.Close()
 	frames := stream.NewReader(bufio.NewReaderSize(conn, 64<<10))
 	if err := r.begin(conn, frames); err != nil {
 		return Exit{}, final(ctx, err)
