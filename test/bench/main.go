@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// options are the flags.
+type options struct {
+	n     int
+	out   string
+	only  []string
+	image bool
+	bin   string
+}
+
+func parse(args []string, stderr io.Writer) (options, error) {
+	var o options
+	var only string
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.IntVar(&o.n, "n", 10, "samples of each job; of quick commands five times as many, of an image build one")
+	flags.StringVar(&o.out, "out", "", "directory for bench.json, with every sample, and bench.md")
+	flags.StringVar(&only, "only", "", "jobs to run, separated by commas: "+strings.Join(names(jobs()), ", "))
+	flags.BoolVar(&o.image, "image", false, "build the default image too, which takes minutes")
+	flags.StringVar(&o.bin, "bin", "bin", "directory of the binaries")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if only != "" {
+		o.only = strings.Split(only, ",")
+	}
+	for _, name := range o.only {
+		if !slices.Contains(names(jobs()), name) {
+			return o, fmt.Errorf("there is no job %q: %s", name, strings.Join(names(jobs()), ", "))
+		}
+	}
+	if o.n < 1 || flags.NArg() > 0 {
+		return o, errors.New("-n is at least 1, and there are no arguments")
+	}
+	var err error
+	o.bin, err = filepath.Abs(o.bin)
+	return o, err
+}
+
+// job measures one thing, or several at once.
+type job struct {
+	name string
+	run  func(*bench, context.Context) ([]row, error)
+	// always is false for what only a flag asks for.
+	always bool
+}
+
+// jobs in the order in which they run: memory and idleness after the traffic.
+func jobs() []job {
+	return []job{
+		{"version", (*bench).version, true},
+		{"list", (*bench).list, true},
+		{"create", (*bench).create, true},
+		{"exec", (*bench).exec, true},
+		{"pipes", (*bench).pipes, true},
+		{"idle", (*bench).idle, true},
+		{"image", (*bench).image, false},
+	}
+}
+
+func names(jobs []job) []string {
+	var all []string
+	for _, j := range jobs {
+		all = append(all, j.name)
+	}
+	return all
+}
+
+// wanted reports whether a job runs.
+func (o options) wanted(j job) bool {
+	if len(o.only) > 0 {
+		return slices.Contains(o.only, j.name)
+	}
+	return j.always || o.image
+}
+
+// bench is one run.
+type bench struct {
+	options
+	home *home
+	// vm is a VM that runs all the time.
+	vm     vm
+	stderr io.Writer
+}
+
+func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.stderr, format+"\n", args...) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	o, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "bench:", err)
+		return 2
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	if err := measure(ctx, &bench{options: o, stderr: stderr}, stdout); err != nil {
+		fmt.Fprintln(stderr, "bench:", err)
+		return 1
+	}
+	return 0
+}
+
+// measure runs the jobs and reports what they measured, also when some failed.
+func measure(ctx context.Context, b *bench, stdout io.Writer) (err error) {
+	if b.home, err = newHome(b.bin); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.home.close(ctx)) }()
+	b.say("making a VM (the first one ever builds its image, which takes minutes)")
+	if b.vm, err = b.home.create(ctx, "bench"); err != nil {
+		return err
+	}
+	r, err := describe(ctx, b)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, j := range jobs() {
+		if !b.wanted(j) || ctx.Err() != nil {
+			continue
+		}
+		b.say("%s", j.name)
+		start := time.Now()
+		rows, err := j.run(b, ctx)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", j.name, err))
+			continue
+		}
+		b.say("%s: %.1f s", j.name, time.Since(start).Seconds())
+		r.Rows = append(r.Rows, rows...)
+	}
+	failed = append(failed, ctx.Err(), r.print(stdout))
+	if b.out != "" {
+		failed = append(failed, r.save(b.out))
+	}
+	return errors.Join(failed...)
+}
