@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"log/slog"
 	"net"
 	"os"
@@ -22,6 +23,10 @@ type guest struct {
 	processes *process.Manager
 	log       *slog.Logger
 
+	// applied is the last message; only Boot uses it, which is called by one
+	// goroutine.
+	applied []byte
+
 	mu sync.Mutex
 	// identified tells PID 1 to go on; nil when it has been told.
 	identified *os.File
@@ -32,9 +37,12 @@ type guest struct {
 
 // Boot implements link.Handler.
 func (g *guest) Boot(payload []byte) {
-	if len(payload) == 0 {
+	// The host rings with one message until it is heard, so the same one may
+	// come again; one for another moment differs in its time at least.
+	if len(payload) == 0 || bytes.Equal(payload, g.applied) {
 		return
 	}
+	g.applied = bytes.Clone(payload)
 	boot := new(agentv1.Boot)
 	if err := proto.Unmarshal(payload, boot); err != nil {
 		g.log.Error("boot message is not readable", "cause", err)

@@ -34,13 +34,13 @@ func fillHome(image, disk string) (string, error) {
 	if err := c.tree(image, filling); err != nil {
 		return "", err
 	}
+	// The files reach the disk before the name does. The name itself may be
+	// lost: nothing that is written later can outlast it, since the journal
+	// keeps its order, and the copy is then done again.
 	if err := syncDisk(disk); err != nil {
 		return "", err
 	}
-	if err := os.Rename(filling, home); err != nil {
-		return "", err
-	}
-	return home, syncDisk(disk)
+	return home, os.Rename(filling, home)
 }
 
 // syncDisk writes everything of the file system at dir to its disk.

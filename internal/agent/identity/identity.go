@@ -7,17 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
+	"strings"
 	"time"
 
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
 	"golang.org/x/sys/unix"
 )
 
-var (
-	hostnameSyntax  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$`)
-	machineIDSyntax = regexp.MustCompile(`^[0-9a-f]{32}$`)
-)
+// maxHostname is the kernel's bound, in bytes.
+const maxHostname = 64
 
 // Apply applies boot. It does as much as it can; the error joins what it could
 // not do. Entropy and clock come first, so that nothing is made from an old
@@ -48,7 +46,7 @@ func applyHostname(etc, name string) error {
 	if name == "" {
 		return nil
 	}
-	if !hostnameSyntax.MatchString(name) {
+	if !validHostname(name) {
 		return fmt.Errorf("%q is no host name", name)
 	}
 	return errors.Join(unix.Sethostname([]byte(name)), writeNames(etc, name))
@@ -58,10 +56,27 @@ func writeMachineID(etc, id string) error {
 	if id == "" {
 		return nil
 	}
-	if !machineIDSyntax.MatchString(id) {
+	if !validMachineID(id) {
 		return fmt.Errorf("%q is not 32 hex digits", id)
 	}
 	return replaceFile(etc, "machine-id", id+"\n", 0o444)
+}
+
+func validHostname(name string) bool {
+	return name != "" && len(name) <= maxHostname && alphanumeric(name[0]) && alphanumeric(name[len(name)-1]) &&
+		!strings.ContainsFunc(name, func(r rune) bool {
+			return r > 127 || !alphanumeric(byte(r)) && r != '-' && r != '.'
+		})
+}
+
+func alphanumeric(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+}
+
+func validMachineID(id string) bool {
+	return len(id) == 32 && !strings.ContainsFunc(id, func(r rune) bool {
+		return !strings.ContainsRune("0123456789abcdef", r)
+	})
 }
 
 // maxAhead is how far the guest's clock may be ahead of the message's: the
