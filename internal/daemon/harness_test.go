@@ -331,21 +331,21 @@ func (h *host) consistent() {
 	if found, err := leftover.Find(h.t.Context(), h.home, db, anyProgram); err != nil || len(found) != 0 {
 		h.t.Errorf("leftovers: %v, %v", found, err)
 	}
-	for _, vm := range h.list() {
-		running := vm.State == string(banger.StateRunning)
-		var programs []string
-		for _, f := range process.Working(vm.Dir, anyProgram) {
-			programs = append(programs, f.Program)
-		}
-		for _, f := range process.Working(h.home.VMs(), anyProgram) {
-			if f.Path == vm.Dir {
-				programs = append(programs, f.Program)
+	// What was killed a moment ago is noticed in a moment.
+	h.eventually("every VM has the processes of its state", func() bool {
+		for _, vm := range h.list() {
+			n := 0
+			for _, f := range process.Working(h.home.VMs(), anyProgram) {
+				if f.Path == vm.Dir {
+					n++
+				}
+			}
+			if vm.State == string(banger.StateRunning) && n != 2 || vm.State != string(banger.StateRunning) && n != 0 {
+				return false
 			}
 		}
-		if running != (len(programs) == 2) || !running && len(programs) != 0 {
-			h.t.Errorf("vm %s is %s and has the processes %v", vm.Name, vm.State, programs)
-		}
-	}
+		return true
+	})
 }
 
 // wantError checks an error's code and words.

@@ -1,0 +1,156 @@
+package daemon_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	banger "github.com/banger-dev/banger"
+	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
+	"github.com/banger-dev/banger/internal/daemon"
+	"github.com/banger-dev/banger/internal/store"
+)
+
+// prepare brings a host to where an operation of kind can begin on "dev", with
+// a daemon that ends, or errs, at a point of it.
+func prepare(h *host, kind store.Kind, rule string) {
+	h.t.Helper()
+	if kind != store.KindCreate {
+		h.start()
+		h.run("dev")
+		if kind == store.KindStart {
+			if err := h.stopVM("dev"); err != nil {
+				h.t.Fatal(err)
+			}
+		}
+		h.kill()
+	}
+	h.start("BANGER_FAULT=" + rule)
+}
+
+// operate does the operation, which may fail or lose its daemon.
+func operate(h *host, kind store.Kind) error {
+	switch kind {
+	case store.KindCreate:
+		return h.create(context.Background(), &bangerv1.CreateVMRequest{Name: "dev"}).err
+	case store.KindStart:
+		return h.startVM("dev").err
+	case store.KindStop:
+		return h.stopVM("dev")
+	default:
+		return h.deleteVM("dev", true)
+	}
+}
+
+// each calls f for every step of every operation.
+func each(t *testing.T, action string, f func(t *testing.T, h *host, kind store.Kind, point string)) {
+	for kind, steps := range daemon.FaultPoints() {
+		for _, step := range steps {
+			point := string(kind) + "." + step
+			t.Run(point, func(t *testing.T) {
+				t.Parallel()
+				h := newHost(t)
+				prepare(h, kind, point+"="+action)
+				f(t, h, kind, point)
+			})
+		}
+	}
+}
+
+func TestDaemonKilledAtEveryStep(t *testing.T) {
+	each(t, "kill-self", func(t *testing.T, h *host, kind store.Kind, point string) {
+		err := operate(h, kind)
+		if h.awaitEnd() == nil {
+			t.Fatalf("the daemon passed %s and lives (%v)", point, err)
+		}
+		if err == nil {
+			t.Errorf("the client heard of success")
+		}
+		h.start()
+		switch kind {
+		case store.KindCreate, store.KindDelete:
+			h.eventually("the VM is gone", func() bool { return len(h.list()) == 0 })
+			h.nothingLeft()
+			h.run("dev") // the name is free, and everything works
+		case store.KindStop:
+			h.eventually("the VM is stopped", func() bool {
+				state := h.mustGet("dev").State
+				return state == string(banger.StateStopped) || point == "stop.begun" && state == string(banger.StateRunning)
+			})
+			if c := h.startVM("dev"); c.err != nil {
+				t.Error(c.err)
+			}
+		case store.KindStart:
+			h.eventually("the VM is settled", func() bool {
+				vm := h.mustGet("dev")
+				return vm.State == string(banger.StateStopped) || vm.State == string(banger.StateRunning) && vm.Ready == "system"
+			})
+			if c := h.startVM("dev"); c.err != nil {
+				t.Error(c.err)
+			}
+		}
+		h.consistent()
+	})
+}
+
+func TestErrorAtEveryStep(t *testing.T) {
+	each(t, "error", func(t *testing.T, h *host, kind store.Kind, point string) {
+		err := operate(h, kind)
+		// A stop that cannot write its last step has stopped all the same.
+		if err == nil && kind != store.KindStop {
+			t.Errorf("the client heard of success")
+		}
+		if err != nil && !strings.Contains(err.Error(), "injected fault at "+point) {
+			t.Errorf("the error does not say why: %v", err)
+		}
+		if kind == store.KindCreate {
+			h.nothingLeft()
+			return
+		}
+		h.kill()
+		h.start()
+		if kind == store.KindDelete {
+			h.eventually("the VM is gone", func() bool { return len(h.list()) == 0 })
+			h.nothingLeft()
+			return
+		}
+		h.consistent()
+	})
+}
+
+// At each step where they live, the supervisor and the VMM are killed at once.
+func TestProcessesKilledAtEveryStep(t *testing.T) {
+	for kind, steps := range daemon.FaultPoints() {
+		for _, step := range steps {
+			point := fmt.Sprintf("%s.%s", kind, step)
+			t.Run(point, func(t *testing.T) {
+				t.Parallel()
+				h := newHost(t)
+				prepare(h, kind, point+"=kill-peer")
+				err := operate(h, kind)
+				vms := h.list()
+				switch {
+				case kind == store.KindDelete || kind == store.KindStop:
+					if err != nil {
+						t.Errorf("%s: %v", kind, err)
+					}
+				case err != nil && banger.CodeOf(err) != banger.CodeFailed:
+					t.Errorf("%s: %v", kind, err)
+				}
+				states := []string{"running", "stopped", "error"}
+				if len(vms) > 1 || len(vms) == 1 && !slices.Contains(states, vms[0].State) {
+					t.Errorf("left: %v", vms)
+				}
+				h.consistent()
+				for _, vm := range vms {
+					if err := h.deleteVM(vm.Id, true); err != nil {
+						t.Error(err)
+					}
+				}
+				h.nothingLeft()
+			})
+		}
+	}
+}
