@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -32,7 +33,7 @@ func empty(t *testing.T, dir string) {
 }
 
 func TestCreateExt4(t *testing.T) {
-	for _, size := range []int64{MinSize, 1<<30 + 1, 8 << 30, 2 << 40} {
+	for _, size := range []int64{MinSize, 1<<30 + 1, 8 << 30, 100 << 30} {
 		path := filepath.Join(t.TempDir(), "work.ext4")
 		if err := CreateExt4(t.Context(), path, size, "work"); err != nil {
 			t.Fatal(err)
@@ -43,12 +44,12 @@ func TestCreateExt4(t *testing.T) {
 			t.Errorf("asked for %d: %v, %v", size, info, err)
 		}
 		allocated, err := Allocated(path)
-		if err != nil || allocated > 160<<20 {
+		if err != nil || allocated > 8<<20 {
 			t.Errorf("an empty disk of %d takes %d bytes, %v", size, allocated, err)
 		}
 		// A guest must not spend its time on zeroing tables.
 		out, err := exec.Command("dumpe2fs", path).Output()
-		if groups, zeroed := bytes.Count(out, []byte("\nGroup ")), bytes.Count(out, []byte("ITABLE_ZEROED")); err != nil || groups != zeroed {
+		if groups, zeroed := len(regexp.MustCompile(`(?m)^Group \d+:`).FindAll(out, -1)), bytes.Count(out, []byte("ITABLE_ZEROED")); err != nil || groups != zeroed {
 			t.Errorf("%d of %d groups are initialised, %v", zeroed, groups, err)
 		}
 	}
