@@ -209,7 +209,7 @@ func (g *guestRun) run(ctx context.Context) (guestexec.Exit, error) {
 // prints the document.
 func (g *guestRun) report(exit guestexec.Exit, err error) error {
 	if err != nil {
-		return describeExecError(g.vm, g.cmd.Argv, err)
+		return describeExecError(g.vm, err)
 	}
 	if g.output != nil {
 		if err := g.app.printJSON(g.output.view(g.vm, exit)); err != nil {

@@ -60,27 +60,14 @@ func textOrBase64(data []byte) (text, encoded string) {
 }
 
 // describeExecError names the VM and the next step.
-func describeExecError(vm *bangerv1.VM, argv []string, err error) error {
+func describeExecError(vm *bangerv1.VM, err error) error {
 	var start *guestexec.StartError
 	var ours *banger.Error
 	switch {
 	case errors.As(err, &start):
-		program := "the login shell"
-		if len(argv) > 0 {
-			program = fmt.Sprintf("%q", argv[0])
-		}
-		text := map[string]string{
-			"not_found":      program + " is not there",
-			"not_executable": program + " cannot be executed",
-			"no_cwd":         "the working directory is not there",
-			"no_user":        "there is no such user",
-			"gone":           "the command is gone: the guest has forgotten it",
-		}[start.Code]
+		text := start.Message
 		if text == "" {
-			text = "the command did not start (" + start.Code + ")"
-		}
-		if start.Message != "" {
-			text += ": " + start.Message
+			text = "the command did not start: " + start.Code
 		}
 		return &guestexec.StartError{Code: start.Code, Message: fmt.Sprintf("vm %q: %s", vm.Name, text)}
 	case errors.As(err, &ours) && ours.Code == banger.CodeWrongState:

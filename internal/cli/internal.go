@@ -60,7 +60,10 @@ func runProxy(ctx context.Context, opts *proxyOptions) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	return a.splice(conn)
+	if err := a.splice(conn); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil // ssh ends its proxy by a signal
 }
 
 // spliceBuffer is large, because a copy through a pipe costs a switch of
