@@ -38,7 +38,7 @@ func TestSSH(t *testing.T) {
 	h.tool("rsync --delete", 0, "", "rsync", "-a", "--delete", "-e", "ssh -F "+config, tree+"/", "door.vm:tree/")
 	h.tool("what rsync left", 0, "tree\ntree/sub\n", "ssh", "-F", config, "door.vm", "find tree | sort")
 	h.forward(config)
-	if r := h.run("vm", "ssh", "door", "--", "sh", "-c", "'exit 7'"); r.code != 7 {
+	if r := h.run("vm", "ssh", "door", "--", "sh", "-c", "exit 7"); r.code != 7 {
 		t.Errorf("vm ssh: exit %d\n%s", r.code, r.stderr)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/banger-dev/banger/api/stream"
 )
 
@@ -78,8 +80,35 @@ func (u *pump) read(buf []byte, room int, ended time.Time) (int, error) {
 	_ = u.file.SetReadDeadline(begun.Add(u.p.manager.quiet))
 	n, err := u.file.Read(buf)
 	u.waited += time.Since(begun)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		n, err = u.lastRead(buf)
+	}
 	u.after += n
 	return n, err
+}
+
+// lastRead reads what is in the pipe, without waiting. A read whose deadline has
+// passed does not look there: the deadline may have been set by watch, or have
+// passed before the read was reached.
+func (u *pump) lastRead(buf []byte) (int, error) {
+	raw, err := u.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	var readErr error
+	err = raw.Control(func(fd uintptr) { n, readErr = unix.Read(int(fd), buf) })
+	switch {
+	case err != nil:
+		return 0, err
+	case errors.Is(readErr, unix.EAGAIN):
+		return 0, os.ErrDeadlineExceeded
+	case readErr != nil:
+		return 0, readErr
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
 }
 
 // discard reads and drops what comes, until the stream or the manager ends.

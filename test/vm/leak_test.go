@@ -1,0 +1,49 @@
+package vm
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+)
+
+// TestRunsLeaveNothing: after many runs there is not one process, file, socket
+// or descriptor more than after the first.
+func TestRunsLeaveNothing(t *testing.T) {
+	h := newHome(t)
+	h.must("vm", "run", "--rm", "--", "true")
+	before := h.inventory()
+	for range count("BANGER_SOAK_RUNS", 5) {
+		h.must("vm", "run", "--rm", "--", "true")
+	}
+	var after string
+	eventually(t, "what the runs made is gone", func() bool {
+		after = h.inventory()
+		return after == before
+	})
+}
+
+// inventory lists the home's processes, its files, and how many descriptors the
+// daemon holds.
+func (h *home) inventory() string {
+	h.t.Helper()
+	var lines []string
+	for _, p := range h.processes() {
+		_, command, _ := strings.Cut(p, " ")
+		lines = append(lines, "process "+command)
+	}
+	err := filepath.WalkDir(h.dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !strings.Contains(path, "store.db") {
+			lines = append(lines, "file "+path)
+		}
+		return nil
+	})
+	must(h.t, err)
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.daemonPID()))
+	must(h.t, err)
+	sort.Strings(lines)
+	return strings.Join(append(lines, fmt.Sprintf("daemon descriptors %d", len(fds))), "\n")
+}
