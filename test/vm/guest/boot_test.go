@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,16 +11,16 @@ import (
 	"time"
 
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
+	"github.com/banger-dev/banger/internal/image"
 )
 
-// debian is a Debian image with systemd.
+// debian is the base of the default image, with systemd.
 func debian(t *testing.T) string {
 	t.Helper()
-	path := os.Getenv("BANGER_TEST_IMAGE")
-	if path == "" {
-		t.Fatal("BANGER_TEST_IMAGE must name the base.ext4 of a Debian image: run make test")
-	}
-	return path
+	store := image.New(image.Options{Home: cached(t), Log: slog.Default()})
+	i, err := store.Ensure(t.Context(), "debian-bookworm", silent)
+	must(t, err)
+	return i.Base()
 }
 
 // bare is an image of busybox alone, with things in /root.

@@ -1,10 +1,7 @@
 package guest
 
 import (
-	"bytes"
 	"context"
-	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -14,22 +11,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/banger-dev/banger/internal/driver/drivertest"
+	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/guestlink"
-	"github.com/u-root/u-root/pkg/cpio"
+	"github.com/banger-dev/banger/internal/initramfs"
+	"github.com/banger-dev/banger/internal/kernel"
+	"github.com/banger-dev/banger/internal/layout"
 )
 
 // longest bounds one boot or shutdown. It is there to end what hangs.
 const longest = time.Minute
-
-// modules are what the guest needs of a Debian kernel, in an order in which
-// they can be loaded; what a kernel has built in has no file.
-func modules() []string {
-	return []string{
-		"virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio", "virtio_pci",
-		"virtio_blk", "virtio_console", "overlay", "failover", "net_failover", "virtio_net",
-	}
-}
 
 // machine is one VM's files and, between start and gone, its QEMU.
 type machine struct {
@@ -50,10 +40,8 @@ func newMachine(t *testing.T, base string) *machine {
 	dir, err := os.MkdirTemp("", "guest")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	m := &machine{t: t, dir: dir, base: base, initrd: filepath.Join(dir, "initrd")}
-	var mods string
-	m.kernel, mods = drivertest.Kernel(t)
-	writeInitrd(t, m.initrd, mods)
+	m := &machine{t: t, dir: dir, base: base}
+	m.kernel, m.initrd = boots(t)
 	for _, disk := range []string{"overlay", "work"} {
 		makeDisk(t, m.file(disk+".ext4"), "")
 	}
@@ -88,53 +76,36 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// writeInitrd builds the agent and packs it with the kernel's modules.
-func writeInitrd(t *testing.T, path, modulesDir string) {
+// cached is the home in which kernel and image are kept between runs.
+func cached(t *testing.T) layout.Home {
 	t.Helper()
-	program := filepath.Join(filepath.Dir(path), "agent")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "github.com/banger-dev/banger/cmd/banger-agent")
+	dir := os.Getenv("BANGER_TEST_CACHE")
+	if dir == "" {
+		base, err := os.UserCacheDir()
+		must(t, err)
+		dir = filepath.Join(base, "banger-test")
+	}
+	return layout.Home{State: filepath.Join(dir, "state"), Cache: filepath.Join(dir, "cache")}
+}
+
+// boots returns a kernel, and an initramfs with the agent as it is now.
+func boots(t *testing.T) (vmlinux, initrd string) {
+	t.Helper()
+	home := cached(t)
+	k, err := kernel.New(kernel.Options{Home: home, Log: slog.Default()}).Ensure(t.Context(), "debian-6.1", silent)
+	must(t, err)
+	agent := filepath.Join(t.TempDir(), "banger-agent")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "github.com/banger-dev/banger/cmd/banger-agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the agent: %v\n%s", err, out)
 	}
-	body, err := os.ReadFile(program)
+	initrd, err = initramfs.Ensure(t.Context(), home, initramfs.Kernel{SHA256: k.SHA256, Modules: k.Modules()}, agent)
 	must(t, err)
-	records := []cpio.Record{
-		cpio.Directory("dev", 0o755), cpio.CharDev("dev/console", 0o600, 5, 1),
-		cpio.Directory("modules", 0o755), cpio.StaticFile("init", string(body), 0o755),
-	}
-	var order strings.Builder
-	files := findModules(t, modulesDir)
-	for _, name := range modules() {
-		file, ok := files[name+".ko"]
-		if !ok {
-			continue
-		}
-		body, err := os.ReadFile(file)
-		must(t, err)
-		records = append(records, cpio.StaticFile("modules/"+name+".ko", string(body), 0o644))
-		fmt.Fprintln(&order, name+".ko")
-	}
-	records = append(records, cpio.StaticFile("modules/order", order.String(), 0o644))
-	f, err := os.Create(path)
-	must(t, err)
-	defer f.Close()
-	w := cpio.Newc.Writer(f)
-	must(t, cpio.WriteRecords(w, records))
-	must(t, cpio.WriteTrailer(w))
+	return k.Vmlinux(), initrd
 }
 
-func findModules(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	found := map[string]string{}
-	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && filepath.Ext(path) == ".ko" {
-			found[d.Name()] = path
-		}
-		return err
-	}))
-	return found
-}
+func silent(banger.Progress) {}
 
 // start boots the VM. Its QEMU is ended with the test.
 func (m *machine) start() {
@@ -163,8 +134,7 @@ func (m *machine) start() {
 			"-device", "virtserialport,chardev="+port+",name=banger."+port)
 	}
 	m.qemu = exec.Command("qemu-system-x86_64", args...)
-	var stderr bytes.Buffer
-	m.qemu.Stderr = &stderr
+	m.qemu.Stderr = os.Stderr
 	m.started = time.Now()
 	must(m.t, m.qemu.Start())
 	ended := make(chan struct{})
