@@ -48,7 +48,7 @@ func choose(ctx context.Context, suite string, o Options) ([]source, error) {
 	}
 	return nil, banger.Errorf(banger.CodeUnavailable,
 		"no archive of Debian %s is known: neither the host's apt sources nor mmdebstrap name one", suite).
-		WithHint("apt-get install mmdebstrap debian-archive-keyring, or name a Debian mirror in config.toml")
+		WithHint("apt-get install mmdebstrap debian-archive-keyring, or set mirror = \"URL of a Debian mirror\" in config.toml")
 }
 
 func mirrorSources(suite string, o Options) ([]source, error) {

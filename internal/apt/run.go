@@ -154,7 +154,7 @@ func (a *Archive) failure(what, stderr string) error {
 	}
 	e := banger.Errorf(banger.CodeUnavailable, "%s (Debian %s): %s", what, a.suite, text)
 	if isFull(stderr) {
-		return e.WithHint("free some space: df -h %s", a.dir.Dir())
+		return e.WithHint("df -h %s, and free some space", a.dir.Dir())
 	}
 	return e.WithHint("check the network and the host's apt sources, then run the command again")
 }

@@ -70,11 +70,13 @@ func explain(path string, err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.As(err, &own):
 		return err
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return banger.Errorf(banger.CodeFailed, "disk %s: no space left on the host: %w", filepath.Base(path), err).
-			WithHint("free some space: df -h %s", filepath.Dir(path))
+		e := banger.Errorf(banger.CodeFailed, "disk %s: no space left on the host", path)
+		e.Cause = err
+		return e.WithHint("df -h %s, and free some space", filepath.Dir(path))
 	case errors.Is(err, unix.EFBIG):
-		return banger.Errorf(banger.CodeFailed, "disk %s: larger than the host's file system allows: %w", filepath.Base(path), err).
-			WithHint("a smaller size")
+		e := banger.Errorf(banger.CodeFailed, "disk %s: larger than the host's file system allows", path)
+		e.Cause = err
+		return e.WithHint("a smaller size")
 	}
 	return fmt.Errorf("disk %s: %w", path, err)
 }
