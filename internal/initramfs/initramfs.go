@@ -4,6 +4,7 @@
 package initramfs
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -54,9 +55,9 @@ type Kernel struct {
 // if it is not there. The path stays for a day after the last call that named
 // it.
 func Ensure(ctx context.Context, home layout.Home, k Kernel, agent string) (string, error) {
-	key, err := cacheKey(k, agent)
+	key, err := keyOf(k, agent)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("initramfs: %w", err)
 	}
 	path := filepath.Join(home.Initramfs(), key+".cpio")
 	now := time.Now()
@@ -66,30 +67,36 @@ func Ensure(ctx context.Context, home layout.Home, k Kernel, agent string) (stri
 	if err := os.MkdirAll(home.Initramfs(), 0o700); err != nil {
 		return "", err
 	}
-	if err := write(ctx, path, k, agent); err != nil {
+	if err := write(ctx, path, key, source{k, agent}); err != nil {
 		return "", fmt.Errorf("initramfs: %w", err)
 	}
 	return path, prune(home.Initramfs(), now.Add(-keep))
 }
 
-// cacheKey names an initramfs by everything that is in it.
-func cacheKey(k Kernel, agent string) (string, error) {
-	sum := sha256.New()
-	fmt.Fprintf(sum, "%s\n%s\n%s\n", format, k.SHA256, strings.Join(wanted, " "))
+// keyOf is the cache key of a kernel and the agent in a file.
+func keyOf(k Kernel, agent string) (string, error) {
 	f, err := os.Open(agent)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	if _, err := io.Copy(sum, f); err != nil {
+	return cacheKey(k, f)
+}
+
+// cacheKey names an initramfs by everything that is in it.
+func cacheKey(k Kernel, agent io.Reader) (string, error) {
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%s\n%s\n%s\n", format, k.SHA256, strings.Join(wanted, " "))
+	if _, err := io.Copy(sum, agent); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(sum.Sum(nil))[:32], nil
 }
 
 // write makes the file under a temporary name of its own, so that two makers do
-// not meet; whoever is last wins, with the same bytes.
-func write(ctx context.Context, path string, k Kernel, agent string) (err error) {
+// not meet; whoever is last wins, with the same bytes. They are on the disk
+// before the name is: after a power cut a cached file is whole or not there.
+func write(ctx context.Context, path, key string, s source) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), layout.TempPrefix+"*.cpio")
 	if err != nil {
 		return err
@@ -100,7 +107,7 @@ func write(ctx context.Context, path string, k Kernel, agent string) (err error)
 			os.Remove(f.Name())
 		}
 	}()
-	records, err := contents(ctx, k, agent)
+	records, err := contents(ctx, key, s)
 	if err != nil {
 		return err
 	}
@@ -115,14 +122,26 @@ func write(ctx context.Context, path string, k Kernel, agent string) (err error)
 	if err := f.Chmod(0o444); err != nil {
 		return err
 	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
 	return os.Rename(f.Name(), path)
 }
 
-// contents lists what is in the file.
-func contents(ctx context.Context, k Kernel, agent string) ([]cpio.Record, error) {
-	init, err := os.ReadFile(agent)
+// source is what an initramfs is made of.
+type source struct {
+	kernel Kernel
+	agent  string
+}
+
+// contents lists what is in the file named by key.
+func contents(ctx context.Context, key string, s source) ([]cpio.Record, error) {
+	init, err := os.ReadFile(s.agent)
 	if err != nil {
 		return nil, err
+	}
+	if now, err := cacheKey(s.kernel, bytes.NewReader(init)); err != nil || now != key {
+		return nil, fmt.Errorf("%s was replaced meanwhile", s.agent)
 	}
 	records := []cpio.Record{
 		cpio.Directory("dev", 0o755),
@@ -130,7 +149,7 @@ func contents(ctx context.Context, k Kernel, agent string) ([]cpio.Record, error
 		cpio.Directory("modules", 0o755),
 		cpio.StaticFile("init", string(init), 0o755),
 	}
-	available, err := find(k.Modules)
+	available, err := find(s.kernel.Modules)
 	if err != nil {
 		return nil, err
 	}

@@ -43,10 +43,10 @@ func (s *Store) Ensure(ctx context.Context, name string, p banger.ProgressFunc) 
 	if !ok {
 		return Kernel{}, err
 	}
-	m := &maker{store: s, entry: e, start: time.Now(), progress: p}
+	m := &maker{store: s, entry: e, reporter: startReporter(p)}
 	made, err := m.make(ctx)
+	m.finish(err == nil)
 	if err == nil {
-		m.report(banger.Progress{Finished: true})
 		return made, nil
 	}
 	if ctx.Err() != nil {
@@ -57,22 +57,16 @@ func (s *Store) Ensure(ctx context.Context, name string, p banger.ProgressFunc) 
 	}
 	wrapped := banger.Errorf(banger.CodeFailed, "kernel %q: %w", name, err)
 	if errors.Is(err, unix.ENOSPC) {
-		wrapped.WithHint("free some space: df -h %s", s.opts.Home.Kernels())
+		wrapped.WithHint("df -h %s, and free some space", s.opts.Home.Kernels())
 	}
 	return Kernel{}, wrapped
 }
 
 // maker fetches one kernel of the catalog.
 type maker struct {
-	store    *Store
-	entry    catalog.Kernel
-	start    time.Time
-	progress banger.ProgressFunc
-}
-
-func (m *maker) report(p banger.Progress) {
-	p.Stage, p.Elapsed = stage, time.Since(m.start)
-	m.progress(p)
+	store *Store
+	entry catalog.Kernel
+	*reporter
 }
 
 // make fetches the kernel under its lock, unless somebody else has done it by
@@ -209,11 +203,24 @@ func writeManifest(dir layout.Kernel, k Kernel) error {
 	return atomicfile.Write(dir.Manifest(), append(data, '\n'), 0o600)
 }
 
-// publish gives the finished kernel its name.
+// publish gives the finished kernel its name, once all of it is on the disk: a
+// power cut must not leave a kernel whose modules are empty.
 func publish(temp, final layout.Kernel) error {
 	// A directory without a manifest is no kernel; nobody uses it.
 	if err := os.RemoveAll(final.Dir()); err != nil {
 		return err
 	}
-	return os.Rename(temp.Dir(), final.Dir())
+	parent, err := os.Open(filepath.Dir(final.Dir()))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	// One call for a thousand small files.
+	if err := unix.Syncfs(int(parent.Fd())); err != nil {
+		return err
+	}
+	if err := os.Rename(temp.Dir(), final.Dir()); err != nil {
+		return err
+	}
+	return parent.Sync()
 }

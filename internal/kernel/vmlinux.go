@@ -59,7 +59,28 @@ func Vmlinux(w io.Writer, image []byte) error {
 	if err != nil {
 		return err
 	}
-	return copyELF(w, r)
+	// Not every form says where it ends: without the size, a payload that was
+	// cut at a block would pass for a kernel.
+	counted := &counter{w: w}
+	if err := copyELF(counted, r); err != nil {
+		return err
+	}
+	if want := binary.LittleEndian.Uint32(payload[len(payload)-4:]); counted.n != int64(want) {
+		return fmt.Errorf("the kernel has %d bytes instead of %d", counted.n, want)
+	}
+	return nil
+}
+
+// counter counts what is written through it.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // payloadOf finds the compressed kernel in a bzImage.
@@ -76,7 +97,7 @@ func payloadOf(image []byte) ([]byte, error) {
 	}
 	start := (setup+1)*sector + int64(binary.LittleEndian.Uint32(image[payloadOffsetAt:]))
 	end := start + int64(binary.LittleEndian.Uint32(image[payloadLengthAt:]))
-	if start >= end || end > int64(len(image)) {
+	if end-start < 4 || end > int64(len(image)) {
 		return nil, fmt.Errorf("%w: its payload is outside of it", errNotBzImage)
 	}
 	return image[start:end], nil

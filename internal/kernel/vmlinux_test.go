@@ -107,6 +107,8 @@ func TestVmlinuxRefuses(t *testing.T) {
 	whole := bzImage(compressors()[0].pack(t, elf()))
 	outside := bytes.Clone(whole)
 	binary.LittleEndian.PutUint32(outside[payloadLengthAt:], 1<<31)
+	lz4Kernel := compressors()[3].pack(t, elf()[:4096])
+	binary.LittleEndian.PutUint32(lz4Kernel[len(lz4Kernel)-4:], 8192)
 	old := bytes.Clone(whole)
 	binary.LittleEndian.PutUint16(old[versionAt:], 0x0207)
 	for name, image := range map[string][]byte{
@@ -114,6 +116,7 @@ func TestVmlinuxRefuses(t *testing.T) {
 		"short":            whole[:200],
 		"cut":              whole[:len(whole)/2],
 		"not ELF":          bzImage(notELF),
+		"size that lies":   bzImage(lz4Kernel),
 		"payload outside":  outside,
 		"old protocol":     old,
 		"unknown payload":  bzImage([]byte("what is this")),
