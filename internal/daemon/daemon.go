@@ -44,7 +44,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := PrepareState(o.Home); err != nil {
 		return err
 	}
-	lock, err := lockState(o.Home)
+	lock, err := lockState(ctx, o.Home)
 	if err != nil {
 		return err
 	}

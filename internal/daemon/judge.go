@@ -9,9 +9,10 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/layout"
-	"github.com/banger-dev/banger/internal/lockfile"
 	"github.com/banger-dev/banger/internal/process"
 	"github.com/banger-dev/banger/internal/store"
 )
@@ -160,19 +161,20 @@ func (m *machine) end(exit exitRecord) {
 }
 
 // lockHeld reports whether a supervisor of dir lives. Only the daemon, which
-// starts them, asks: the moment in which the lock is ours harms nobody.
+// starts them, asks: the moment in which the lock is ours harms nobody. It is
+// unlocked, not only closed: a child that is being started at this moment would
+// keep it for as long as it has our descriptors.
 func lockHeld(dir layout.Instance) bool {
-	if _, err := os.Stat(dir.SupervisorLock()); err != nil {
-		return false
-	}
-	lock, err := lockfile.Try(dir.SupervisorLock())
+	f, err := os.Open(dir.SupervisorLock())
 	if err != nil {
 		return false
 	}
-	if lock == nil {
-		return true
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if err != nil {
+		return errors.Is(err, unix.EWOULDBLOCK)
 	}
-	lock.Release()
+	unix.Flock(int(f.Fd()), unix.LOCK_UN)
 	return false
 }
 

@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"context"
 	"os"
 	"syscall"
+	"time"
 
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/layout"
@@ -45,13 +47,19 @@ func own(dir string) error {
 	return nil
 }
 
+// lockWait is how long a new daemon waits for the lock: doctor holds it for
+// moments, and a daemon that was told to end lets go of it soon.
+const lockWait = time.Second
+
 // lockState takes the lock of the one daemon of this state directory.
-func lockState(home layout.Home) (*lockfile.Lock, error) {
-	lock, err := lockfile.Try(home.DaemonLock())
-	if err != nil {
+func lockState(ctx context.Context, home layout.Home) (*lockfile.Lock, error) {
+	bounded, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	lock, err := lockfile.Acquire(bounded, home.DaemonLock(), nil)
+	if err != nil && bounded.Err() == nil {
 		return nil, banger.Errorf(banger.CodeUnavailable, "the daemon's lock cannot be taken: %w", err)
 	}
-	if lock == nil {
+	if err != nil {
 		return nil, banger.Errorf(banger.CodeWrongState, "a daemon runs already in %s", home.State).
 			WithHint("banger daemon status")
 	}

@@ -26,9 +26,10 @@ import (
 const (
 	// maxStatus bounds one message of a supervisor in bytes.
 	maxStatus = 1 << 20
-	// socketRecheck is how often a supervisor that lives without a socket is
-	// looked at again.
-	socketRecheck = 2 * time.Second
+	// A supervisor that lives without a socket is looked at again after
+	// firstRecheck (it may be dying), and then less and less often.
+	firstRecheck = 20 * time.Millisecond
+	lastRecheck  = 2 * time.Second
 	// endWait is how long a supervisor whose stream ended may take to end.
 	endWait = 3 * time.Second
 )
@@ -127,19 +128,10 @@ func (m *machine) attach(ctx context.Context, proc *process.Handle) {
 		return
 	}
 	defer dir.close()
-	ended := make(chan struct{})
-	if proc != nil {
-		wait, cancel := context.WithCancel(ctx)
-		waited := make(chan struct{})
-		go func() {
-			defer close(waited)
-			if proc.Wait(wait) == nil {
-				close(ended)
-			}
-		}()
-		defer func() { cancel(); <-waited }()
-	}
-	recheck := time.NewTicker(socketRecheck)
+	ended, stop := endOf(ctx, proc)
+	defer stop()
+	pause := firstRecheck
+	recheck := time.NewTimer(pause)
 	defer recheck.Stop()
 	for !m.watch(ctx) {
 		select {
@@ -150,10 +142,30 @@ func (m *machine) attach(ctx context.Context, proc *process.Handle) {
 			if proc == nil && !lockHeld(m.dir) {
 				return
 			}
+			pause = min(2*pause, lastRecheck)
+			recheck.Reset(pause)
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// endOf returns a channel that is closed when proc has ended; never, if it is
+// nil. stop ends the wait.
+func endOf(ctx context.Context, proc *process.Handle) (ended <-chan struct{}, stop func()) {
+	done := make(chan struct{})
+	if proc == nil {
+		return done, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	waited := make(chan struct{})
+	go func() {
+		defer close(waited)
+		if proc.Wait(ctx) == nil {
+			close(done)
+		}
+	}()
+	return done, func() { cancel(); <-waited }
 }
 
 // watch takes the supervisor's status until its stream ends. It reports whether
