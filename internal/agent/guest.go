@@ -54,12 +54,21 @@ func (g *guest) Boot(payload []byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.boot, g.ssh, g.known = boot, nil, true
-	if g.identified != nil {
-		_, _ = g.identified.Write([]byte{1})
-		g.identified.Close()
-		g.identified = nil
-		g.rpc.Identified()
+}
+
+// Started implements link.Handler. PID 1 goes on from here, and not already
+// when the identity is applied: the image's init takes the processor for
+// seconds, and the host waits for an answer.
+func (g *guest) Started() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.known || g.identified == nil {
+		return
 	}
+	_, _ = g.identified.Write([]byte{1})
+	g.identified.Close()
+	g.identified = nil
+	g.rpc.Identified()
 }
 
 // Stream implements link.Handler.

@@ -102,6 +102,8 @@ type echo struct {
 
 func (e *echo) Boot([]byte) { e.boots.Add(1) }
 
+func (e *echo) Started() {}
+
 func (e *echo) Stream(conn net.Conn, port uint32, broken func() bool) {
 	defer conn.Close()
 	switch port {

@@ -21,7 +21,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"hash/crc32"
 	"io"
 )
 
@@ -50,7 +49,6 @@ const (
 var (
 	doorbellMagic = [8]byte{'B', 'N', 'G', 'R', 'b', 'e', 'l', '1'}
 	preambleMagic = [8]byte{'B', 'N', 'G', 'R', 'p', 'r', 'e', '1'}
-	castagnoli    = crc32.MakeTable(crc32.Castagnoli)
 )
 
 // Nonce names one session.
@@ -65,6 +63,22 @@ type Doorbell struct {
 	Payload []byte
 }
 
+// castagnoli is the polynomial of CRC-32C, reversed.
+const castagnoli = 0x82f63b78
+
+// checksum is CRC-32C without tables. The messages are small, and the tables of
+// hash/crc32 take an emulated guest 15 ms to make, each time it boots.
+func checksum(b []byte) uint32 {
+	crc := ^uint32(0)
+	for _, c := range b {
+		crc ^= uint32(c)
+		for range 8 {
+			crc = crc>>1 ^ castagnoli&-(crc&1)
+		}
+	}
+	return ^crc
+}
+
 const doorbellHeader = 8 + NonceSize + 1 + 4
 
 // Append encodes d to b.
@@ -75,7 +89,7 @@ func (d Doorbell) Append(b []byte) []byte {
 	b = append(b, d.Kind)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(d.Payload)))
 	b = append(b, d.Payload...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
+	return binary.LittleEndian.AppendUint32(b, checksum(b[start:]))
 }
 
 // Scanner finds doorbells in a stream that may hold anything else.
@@ -151,7 +165,7 @@ func (s *Scanner) laterWhole() int {
 
 func decode(b []byte) (Doorbell, bool) {
 	body, sum := b[:len(b)-4], binary.LittleEndian.Uint32(b[len(b)-4:])
-	if crc32.Checksum(body, castagnoli) != sum {
+	if checksum(body) != sum {
 		return Doorbell{}, false
 	}
 	d := Doorbell{Kind: body[8+NonceSize], Payload: bytes.Clone(body[doorbellHeader:])}
@@ -165,7 +179,7 @@ const PreambleSize = 8 + NonceSize + 4
 // Preamble is what both ends of data wait for: magic 8, nonce 16, CRC-32C 4.
 func Preamble(n Nonce) []byte {
 	b := append(preambleMagic[:len(preambleMagic):len(preambleMagic)], n[:]...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return binary.LittleEndian.AppendUint32(b, checksum(b))
 }
 
 // ErrNoPreamble is what SkipTo returns when the bound is used up.

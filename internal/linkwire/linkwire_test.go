@@ -3,6 +3,7 @@ package linkwire
 import (
 	"bytes"
 	"errors"
+	"hash/crc32"
 	"io"
 	"testing"
 )
@@ -36,6 +37,15 @@ func TestScannerFindsDoorbellsAmongAnything(t *testing.T) {
 			if len(found) != 2 || string(found[0].Payload) != "first" || found[1].Nonce != (Nonce{2}) {
 				t.Errorf("%s by %d: %v", name, step, found)
 			}
+		}
+	}
+}
+
+func TestChecksumIsCRC32C(t *testing.T) {
+	b := bell(5, "some payload").Append(nil)
+	for n := range b {
+		if got, want := checksum(b[:n]), crc32.Checksum(b[:n], crc32.MakeTable(crc32.Castagnoli)); got != want {
+			t.Fatalf("%d bytes: %08x, want %08x", n, got, want)
 		}
 	}
 }

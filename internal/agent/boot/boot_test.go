@@ -171,6 +171,23 @@ func TestModuleOrder(t *testing.T) {
 	}
 }
 
+func TestHasDevice(t *testing.T) {
+	bus := t.TempDir()
+	if !hasDevice(bus, "14-vsock.ko") {
+		t.Error("before there are devices, everything is loaded")
+	}
+	write(t, filepath.Join(bus, "virtio0/device"), "0x0001\n")
+	write(t, filepath.Join(bus, "virtio1/device"), "0x0002\n")
+	for module, want := range map[string]bool{
+		"00-virtio_ring.ko": true, "10-overlay.ko": true, "13-virtio_net.ko": true, "11-failover.ko": true,
+		"05-virtio_mmio.ko": false, "09-virtio-rng.ko": false, "16-vmw_vsock_virtio_transport.ko": false,
+	} {
+		if got := hasDevice(bus, module); got != want {
+			t.Errorf("%s: %v", module, got)
+		}
+	}
+}
+
 func TestFinisher(t *testing.T) {
 	root := t.TempDir()
 	for _, pid := range []int{77, 77, 81} {

@@ -47,6 +47,8 @@ func (c *clumsy) Boot(payload []byte) {
 	c.boots = append(c.boots, string(payload))
 }
 
+func (c *clumsy) Started() {}
+
 func (c *clumsy) Stream(conn net.Conn, port uint32, _ func() bool) {
 	if port == 13 {
 		panic("unlucky")

@@ -22,6 +22,8 @@ type Handler interface {
 	// Boot takes the payload of a doorbell, which may be empty. It is called
 	// while there is no session.
 	Boot(payload []byte)
+	// Started is called when a session has started.
+	Started()
 	// Stream serves one stream and closes it. broken reports whether the stream
 	// failed because its session ended, and not because the host closed it.
 	Stream(conn net.Conn, port uint32, broken func() bool)
@@ -155,5 +157,6 @@ func (s *Server) start() *session {
 	}
 	present := &session{mux: mux, handler: s.handler, log: s.log, goroutines: &s.goroutines}
 	s.goroutines.Go(present.accept)
+	s.handler.Started()
 	return present
 }
