@@ -4,14 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	banger "github.com/banger-dev/banger"
-	agentv1 "github.com/banger-dev/banger/api/agent/v1"
 	"github.com/banger-dev/banger/internal/leftover"
 	"github.com/banger-dev/banger/internal/store"
 )
@@ -25,33 +21,15 @@ func (d *Daemon) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ops, err := d.store.Operations(ctx)
-	if err != nil {
-		return err
-	}
-	byVM := map[string]store.Operation{}
-	for _, op := range ops {
-		byVM[op.VMID] = op
-	}
 	for _, rec := range recs {
 		d.vms[rec.ID] = newMachine(d, rec)
 	}
-	d.recover(ctx)
-	d.sweep(ctx)
-	// An operation whose VM has no record has nothing left to undo.
-	err = d.store.Update(ctx, func(tx *store.Tx) error {
-		for _, op := range ops {
-			if d.vms[op.VMID] == nil {
-				if err := tx.End(op); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
+	byVM, err := d.unfinished(ctx)
 	if err != nil {
 		return err
 	}
+	d.recover(ctx)
+	d.sweep(ctx)
 	var settled sync.WaitGroup
 	for _, m := range d.all() {
 		op, pending := byVM[m.id]
@@ -67,6 +45,26 @@ func (d *Daemon) load(ctx context.Context) error {
 		d.log.Warn("known_hosts is not written", "error", err)
 	}
 	return nil
+}
+
+// unfinished are the operations that an earlier daemon did not end, by VM. One
+// whose VM has no record has nothing left to undo, and is forgotten.
+func (d *Daemon) unfinished(ctx context.Context) (map[string]store.Operation, error) {
+	ops, err := d.store.Operations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	byVM := map[string]store.Operation{}
+	return byVM, d.store.Update(ctx, func(tx *store.Tx) error {
+		for _, op := range ops {
+			if d.vms[op.VMID] != nil {
+				byVM[op.VMID] = op
+			} else if err := tx.End(op); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func (d *Daemon) awaitSettled(settled *sync.WaitGroup) {
@@ -157,82 +155,11 @@ func (d *Daemon) missing(m *machine) {
 	defer cancel()
 	err := d.endProcesses(ctx, m.dir)
 	err = errors.Join(err, m.save(ctx, func(rec *store.VM) {
-		rec.State, rec.Reason = banger.StateError, "its directory "+m.dir.Dir()+" is gone, and its disks with it"
-		rec.Ready, rec.Started, rec.Driver, rec.Accel = banger.GradeNone, time.Time{}, "", ""
-		rec.Confinement, rec.FailedUnits = nil, nil
+		endRun(rec, exitRecord{Failed: true, Reason: "its directory " + m.dir.Dir() + " is gone, and its disks with it"})
 	}))
 	if err != nil {
 		d.log.Error("a VM without a directory is not settled", "vm", m.id, "error", err)
 	}
-}
-
-// recover makes records for whole VMs that have none: the store was lost, the
-// disks were not. Their names, shapes and identities are in their specs.
-func (d *Daemon) recover(ctx context.Context) {
-	entries, err := os.ReadDir(d.opts.Home.VMs())
-	if err != nil {
-		return
-	}
-	for _, entry := range entries {
-		id := entry.Name()
-		if d.vms[id] != nil || !leftover.Whole(d.opts.Home, id) {
-			continue
-		}
-		rec, err := d.recoverRecord(id)
-		if err != nil {
-			d.log.Error("a VM without a record is left alone", "vm", id, "error", err)
-			continue
-		}
-		m := newMachine(d, rec)
-		if err := m.save(ctx, unchanged); err != nil {
-			d.log.Error("a VM without a record is left alone", "vm", id, "error", err)
-			continue
-		}
-		d.vms[id] = m
-		d.log.Warn("a VM without a record is found again", "vm", id, "name", rec.Name)
-	}
-}
-
-func (d *Daemon) recoverRecord(id string) (store.VM, error) {
-	dir := d.opts.Home.Instance(id)
-	spec, err := readSpec(dir)
-	if err != nil {
-		return store.VM{}, err
-	}
-	boot := new(agentv1.Boot)
-	if err := proto.Unmarshal(spec.Boot, boot); err != nil {
-		return store.VM{}, err
-	}
-	if spec.Id != id {
-		return store.VM{}, errors.New("its spec is of another VM")
-	}
-	rec := store.VM{
-		ID: id, Name: spec.Name, State: banger.StateStopped, Reason: "its record was lost and found again",
-		Image: filepath.Base(filepath.Dir(spec.BaseDisk)), Kernel: filepath.Base(filepath.Dir(spec.Kernel)),
-		VCPU: int(spec.Vcpu), MemoryMiB: spec.MemoryMib, NAT: spec.Nat,
-		DiskBytes: fileSize(dir.Work()), OverlayBytes: fileSize(dir.Overlay()),
-		Created: modified(dir.Spec()), MachineID: boot.MachineId, HostKey: boot.SshHostKey,
-	}
-	if banger.CheckName("vm", rec.Name) != nil || d.named(rec.Name) != nil {
-		rec.Name = d.freeName()
-	}
-	return rec, nil
-}
-
-func fileSize(path string) int64 {
-	info, err := os.Stat(path)
-	if err != nil {
-		return 0
-	}
-	return info.Size()
-}
-
-func modified(path string) time.Time {
-	info, err := os.Stat(path)
-	if err != nil {
-		return time.Now()
-	}
-	return info.ModTime()
 }
 
 // sweep removes what belongs to no VM.

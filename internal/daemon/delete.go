@@ -19,6 +19,9 @@ func (d *Daemon) delete(ctx context.Context, req *bangerv1.DeleteVMRequest) (str
 	if err != nil {
 		return "", err
 	}
+	if now := m.look(); !req.Force && now.rec.State == banger.StateCreating {
+		return "", m.errorf(banger.CodeWrongState, "is being created").WithHint("banger vm delete -f %s", now.rec.Name)
+	}
 	if req.Force {
 		m.interruptOperation(errDeleted(m.look().rec.Name))
 	}

@@ -142,22 +142,27 @@ func (m *machine) end(exit exitRecord) {
 	if err := m.d.endProcesses(ctx, m.dir); err != nil {
 		m.d.log.Error("a VM's processes do not end", "vm", m.id, "error", err)
 	}
-	err := m.save(ctx, func(rec *store.VM) {
-		rec.Ready, rec.Started, rec.Driver, rec.Accel = banger.GradeNone, time.Time{}, "", ""
-		rec.Confinement, rec.FailedUnits = nil, nil
-		rec.Reason = exit.Reason
-		switch {
-		case rec.State == banger.StateDeleting:
-		case exit.Failed:
-			rec.State = banger.StateError
-		default:
-			rec.State = banger.StateStopped
-		}
-	})
-	if err != nil {
+	ended := func(rec *store.VM) { endRun(rec, exit) }
+	if err := m.save(ctx, ended); err != nil {
 		m.d.log.Error("a VM's end is not saved", "vm", m.id, "error", err)
+		// It has ended all the same: the next start of the daemon sees that too.
+		m.set(func() { ended(&m.rec) })
 	}
 	m.d.log.Info("a VM ended", "vm", m.id, "reason", exit.Reason, "failed", exit.Failed)
+}
+
+// endRun takes the end of a run into a record.
+func endRun(rec *store.VM, exit exitRecord) {
+	rec.Ready, rec.Started, rec.Driver, rec.Accel = banger.GradeNone, time.Time{}, "", ""
+	rec.Confinement, rec.FailedUnits = nil, nil
+	rec.Reason = exit.Reason
+	switch {
+	case rec.State == banger.StateDeleting:
+	case exit.Failed:
+		rec.State = banger.StateError
+	default:
+		rec.State = banger.StateStopped
+	}
 }
 
 // lockHeld reports whether a supervisor of dir lives. Only the daemon, which

@@ -218,7 +218,9 @@ func take(rec *store.VM, now *vmv1.StatusResponse) {
 	}
 	rec.Driver, rec.Accel, rec.Confinement = now.Driver, now.Accel, now.Confinement
 	rec.Ready, rec.FailedUnits = banger.Grade(now.Ready), now.FailedUnits
-	rec.Started = time.UnixMilli(now.StartedUnixMs)
+	if !now.Successor || rec.Started.IsZero() {
+		rec.Started = time.UnixMilli(now.StartedUnixMs)
+	}
 	switch {
 	case rec.State == banger.StateDeleting, rec.State == banger.StateStopping:
 	case now.State == "stopping":

@@ -80,14 +80,26 @@ func Ask(ctx context.Context, q Question) (Found, error) {
 		if ctx.Err() != nil {
 			return Found{}, fmt.Errorf("the probe did not end: %w", ctx.Err())
 		}
-		lines := strings.Split(strings.TrimSpace(words.String()), "\n")
-		return Found{}, fmt.Errorf("the probe failed: %s", strings.TrimPrefix(lines[len(lines)-1], "banger-vm: "))
+		return Found{}, fmt.Errorf("the probe failed: %s", lastWords(words.String(), err))
 	}
-	if out.Len() > maxProbe {
-		return Found{}, fmt.Errorf("the probe's answer is too long: %d bytes", out.Len())
+	return decode(out.Bytes())
+}
+
+// lastWords is the last line that the probe wrote, or how it ended.
+func lastWords(text string, ended error) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	if last := strings.TrimPrefix(lines[len(lines)-1], "banger-vm: "); last != "" {
+		return last
+	}
+	return ended.Error()
+}
+
+func decode(data []byte) (Found, error) {
+	if len(data) > maxProbe {
+		return Found{}, fmt.Errorf("the probe's answer is too long: %d bytes", len(data))
 	}
 	var found Found
-	if err := json.Unmarshal(out.Bytes(), &found); err != nil {
+	if err := json.Unmarshal(data, &found); err != nil {
 		return Found{}, fmt.Errorf("the probe's answer: %w", err)
 	}
 	return found, nil

@@ -1,0 +1,85 @@
+package leftover
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	banger "github.com/banger-dev/banger"
+	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/store"
+)
+
+// makeWhole makes vms/id with all that a VM has.
+func makeWhole(t *testing.T, home layout.Home, id string) {
+	t.Helper()
+	dir := home.Instance(id)
+	if err := os.MkdirAll(dir.Dir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir.Spec(), dir.Overlay(), dir.Work()} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestFind(t *testing.T) {
+	home := layout.Home{State: t.TempDir()}
+	db, err := store.Open(home.Store(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	known, busy, whole := banger.NewID(), banger.NewID(), banger.NewID()
+	err = db.Update(t.Context(), func(tx *store.Tx) error {
+		op := store.Operation{VMID: busy, Kind: store.KindCreate, Started: time.Now()}
+		return errors.Join(tx.PutVM(store.VM{ID: known, Name: "a", Created: time.Now()}),
+			tx.PutVM(store.VM{ID: busy, Name: "b", Created: time.Now()}), tx.Begin(&op))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	makeWhole(t, home, whole)
+	for _, name := range []string{known, layout.TempPrefix + busy, layout.TempPrefix + known, "junk"} {
+		if err := os.MkdirAll(filepath.Join(home.VMs(), name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stray := exec.Command("cat")
+	stray.Dir = filepath.Join(home.VMs(), "junk")
+	stdin, err := stray.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	if err := stray.Start(); err != nil {
+		t.Fatal(err)
+	}
+	anything := func(string) bool { return true }
+	found, err := Find(t.Context(), home, db, anything)
+	if err != nil || len(found) != 3 || found[0].Process == nil || found[0].Process.PID != stray.Process.Pid {
+		t.Fatalf("%v, %v", found, err)
+	}
+	for _, l := range found {
+		if err := l.Remove(t.Context()); err != nil {
+			t.Errorf("%s: %v", l, err)
+		}
+	}
+	stray.Wait()
+	if found, err := Find(t.Context(), home, db, anything); err != nil || len(found) != 0 {
+		t.Errorf("still there: %v, %v", found, err)
+	}
+	for _, name := range []string{known, layout.TempPrefix + busy, whole} {
+		if _, err := os.Stat(filepath.Join(home.VMs(), name)); err != nil {
+			t.Errorf("removed, and should not be: %v", err)
+		}
+	}
+	if found, err := Find(t.Context(), layout.Home{State: filepath.Join(home.State, "none")}, nil, anything); err != nil || len(found) != 0 {
+		t.Errorf("nothing at all: %v, %v", found, err)
+	}
+}
