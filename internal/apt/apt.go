@@ -135,7 +135,8 @@ Pin-Priority: -1
 
 // configText is read after the host's own configuration, so that proxies and
 // credentials stay, and everything that must not stay is set or cleared here:
-// hooks, the host's directories, permission to take what is not signed.
+// hooks, the host's directories, permission to take what is not signed. The
+// parsed lists are kept (36 MB): it saves each question 0.3 s.
 func configText(dir layout.Apt, arch string) []byte {
 	return fmt.Appendf(nil, `#clear APT::Update;
 #clear APT::Architectures;
@@ -143,7 +144,7 @@ func configText(dir layout.Apt, arch string) []byte {
 Dir::State %q;
 Dir::State::status %q;
 Dir::Cache %q;
-Dir::Cache::pkgcache "";
+Dir::Cache::pkgcache "pkgcache.bin";
 Dir::Cache::srcpkgcache "";
 Dir::Etc::sourcelist %q;
 Dir::Etc::sourceparts "/dev/null";

@@ -207,6 +207,11 @@ func TestCancelled(t *testing.T) {
 	if err := a.Update(ctx, silent); !errors.Is(err, context.Canceled) {
 		t.Errorf("Update: %v", err)
 	}
+	probe := Package{Name: "probe", Version: "1.0", Filename: "probe_1.0_amd64.deb"}
+	must(t, os.WriteFile(filepath.Join(a.debs, debName(probe)), []byte("a part"), 0o600))
+	if _, err := a.Download(ctx, probe, silent); !errors.Is(err, context.Canceled) {
+		t.Errorf("Download: %v", err)
+	}
 	err := filepath.WalkDir(a.debs, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			t.Errorf("left behind: %s", path)

@@ -8,8 +8,17 @@ import (
 )
 
 // Download fetches p and returns the path of its verified .deb, which belongs to
-// the caller. A download that was cut short goes on where it stopped.
+// the caller. One that is there already is verified and not fetched again. When
+// it fails it leaves nothing: apt-get download does not go on with a part.
 func (a *Archive) Download(ctx context.Context, p Package, report Progress) (string, error) {
+	path, err := a.download(ctx, p, report)
+	if err != nil {
+		_ = os.Remove(filepath.Join(a.debs, debName(p)))
+	}
+	return path, err
+}
+
+func (a *Archive) download(ctx context.Context, p Package, report Progress) (string, error) {
 	out, err := a.run(ctx, report, "apt-get", "download", p.Name+"="+p.Version)
 	if isExit(err) {
 		return "", a.failure("apt-get download "+p.Name, out.stderr)

@@ -47,13 +47,12 @@ func (a *Archive) run(ctx context.Context, report Progress, program string, args
 	cmd.Dir = a.debs
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive")
 	cmd.Stdout, cmd.Stderr = stdout, stderr
-	// apt's own helpers end with it when it is asked to leave, not when it is
-	// killed.
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	// The whole group is asked to leave, apt's helpers with it.
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = quitTime
 	// Two apts in one directory would fail at each other's locks, so it must not
 	// outlive us. The signal is tied to the thread that starts it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	runtime.LockOSThread()
 	err := cmd.Run()
 	runtime.UnlockOSThread()

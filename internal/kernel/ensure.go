@@ -32,8 +32,7 @@ const imagePrefix = "linux-image-"
 
 // Ensure returns the kernel called name, fetching it from Debian if it is not
 // here. Two callers, in one process or two, fetch it once. Work that fails or is
-// cancelled leaves nothing but what apt had downloaded, which the next one goes
-// on with. A name that is neither here nor in the catalog is not_found.
+// cancelled leaves nothing but apt's lists. A name that is neither here nor in the catalog is not_found.
 func (s *Store) Ensure(ctx context.Context, name string, p banger.ProgressFunc) (Kernel, error) {
 	found, err := s.Get(name)
 	if err == nil || banger.CodeOf(err) != banger.CodeNotFound {
