@@ -72,9 +72,9 @@ func TestDownload(t *testing.T) {
 	if err := a.Update(t.Context(), silent); err != nil {
 		t.Fatal(err)
 	}
-	kernel, err := a.Show(t.Context(), "kernel")
-	if err != nil || len(kernel.Depends) != 1 || kernel.Depends[0] != "linux-image-1" {
-		t.Errorf("Show kernel: %+v, %v", kernel, err)
+	kernel, err := a.Show(t.Context(), "linux-image-cloud-amd64")
+	if err != nil || len(kernel.Depends) != 1 || kernel.Depends[0] != "linux-image-6.1.0-1-cloud-amd64" {
+		t.Errorf("Show: %+v, %v", kernel, err)
 	}
 	probe, err := a.Show(t.Context(), "probe")
 	if err != nil || probe.Version != "1.0" || probe.Size == 0 || len(probe.SHA256) != 64 {

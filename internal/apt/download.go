@@ -13,7 +13,7 @@ import (
 func (a *Archive) Download(ctx context.Context, p Package, report Progress) (string, error) {
 	path, err := a.download(ctx, p, report)
 	if err != nil {
-		_ = os.Remove(filepath.Join(a.debs, debName(p)))
+		a.sweep(p, "")
 	}
 	return path, err
 }
@@ -34,7 +34,7 @@ func (a *Archive) download(ctx context.Context, p Package, report Progress) (str
 	if info.Size() != p.Size {
 		return "", a.failure("apt-get download "+p.Name, debName(p)+" has the wrong size")
 	}
-	a.sweep(p)
+	a.sweep(p, debName(p))
 	return path, nil
 }
 
@@ -46,12 +46,12 @@ func debName(p Package) string {
 	return quote.Replace(p.Name) + "_" + quote.Replace(p.Version) + "_" + arch + ".deb"
 }
 
-// sweep removes other versions of p: what an interrupted download of an older
-// one left.
-func (a *Archive) sweep(p Package) {
-	older, _ := filepath.Glob(filepath.Join(a.debs, p.Name+"_*.deb"))
-	for _, name := range older {
-		if filepath.Base(name) != debName(p) {
+// sweep removes the files of p's name but one: versions that an interrupted
+// download left, and what apt keeps of a file that it refused (.FAILED).
+func (a *Archive) sweep(p Package, keep string) {
+	found, _ := filepath.Glob(filepath.Join(a.debs, p.Name+"_*.deb*"))
+	for _, name := range found {
+		if filepath.Base(name) != keep {
 			_ = os.Remove(name)
 		}
 	}

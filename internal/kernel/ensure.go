@@ -32,7 +32,8 @@ const imagePrefix = "linux-image-"
 
 // Ensure returns the kernel called name, fetching it from Debian if it is not
 // here. Two callers, in one process or two, fetch it once. Work that fails or is
-// cancelled leaves nothing but apt's lists. A name that is neither here nor in the catalog is not_found.
+// cancelled leaves nothing but apt's lists. A name that is neither here nor in
+// the catalog is not_found.
 func (s *Store) Ensure(ctx context.Context, name string, p banger.ProgressFunc) (Kernel, error) {
 	found, err := s.Get(name)
 	if err == nil || banger.CodeOf(err) != banger.CodeNotFound {
@@ -137,7 +138,7 @@ func (m *maker) download(ctx context.Context) (string, apt.Package, error) {
 	opts := m.store.opts
 	archive, err := apt.Open(ctx, apt.Config{
 		Home: opts.Home, Suite: m.entry.Suite, Arch: m.entry.Arch,
-		Options: apt.Options{Mirror: opts.Mirror}, Log: opts.Log,
+		Options: apt.Options{Mirror: opts.Mirror, Keyring: opts.Keyring}, Log: opts.Log,
 		Waiting: func() { m.report(banger.Progress{Detail: "waiting: another process uses apt"}) },
 	})
 	if err != nil {

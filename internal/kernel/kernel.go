@@ -48,7 +48,9 @@ type Options struct {
 	Home layout.Home
 	// Mirror is the URL of a Debian archive. Empty: that of the host's apt.
 	Mirror string
-	Log    *slog.Logger
+	// Keyring is the file of keys that Mirror is signed with. Empty: Debian's.
+	Keyring string
+	Log     *slog.Logger
 }
 
 // Store is the kernels of one user.
