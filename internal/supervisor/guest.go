@@ -99,7 +99,7 @@ func (s *supervisor) followEvents(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for {
+	for first := true; ; first = false {
 		event, err := events.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -108,6 +108,19 @@ func (s *supervisor) followEvents(ctx context.Context) error {
 			return err
 		}
 		s.applyEvent(event)
+		if first {
+			s.setClock(ctx, client)
+		}
+	}
+}
+
+// setClock sets the guest's clock to this moment: what the reset carried is as
+// old as the boot was long.
+func (s *supervisor) setClock(ctx context.Context, client agentv1.AgentClient) {
+	ctx, cancel := context.WithTimeout(ctx, rpcTime)
+	defer cancel()
+	if _, err := client.Tune(ctx, &agentv1.TuneRequest{TimeUnixNs: time.Now().UnixNano()}); err != nil {
+		s.log.Warn("the guest's clock is not set", "error", err)
 	}
 }
 
