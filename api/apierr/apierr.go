@@ -6,6 +6,8 @@ package apierr
 import (
 	"context"
 	"errors"
+	"io"
+	"syscall"
 
 	"connectrpc.com/connect"
 
@@ -120,6 +122,14 @@ func decode(wire *connect.Error, detail *bangerv1.ErrorDetail) error {
 
 // bare is for errors that no handler of ours made.
 func bare(wire *connect.Error) error {
+	for _, broken := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(wire, broken) {
+			return &banger.Error{
+				Code: banger.CodeUnavailable, Message: "the daemon ended in the middle of this; what had begun is undone when it starts again",
+				Hint: "the same command again, or banger daemon logs", Cause: wire,
+			}
+		}
+	}
 	switch code := fromCode(wire.Code()); code {
 	case banger.CodeInterrupted:
 		return &banger.Error{Code: code, Message: "interrupted", Cause: context.Canceled}

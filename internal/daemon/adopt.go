@@ -162,12 +162,18 @@ func (d *Daemon) missing(m *machine) {
 	}
 }
 
-// sweep removes what belongs to no VM.
+// sweep removes what belongs to no VM, and beside the first requests what is
+// left of builds that died.
 func (d *Daemon) sweep(ctx context.Context) {
 	found, err := leftover.Find(ctx, d.opts.Home, d.store, d.ours)
 	if err != nil {
 		d.log.Error("leftovers are not looked for", "error", err)
 	}
+	d.clear(ctx, found)
+	d.work.Go(func() { d.clear(d.life, leftover.Builds(d.opts.Home, d.log)) })
+}
+
+func (d *Daemon) clear(ctx context.Context, found []leftover.Leftover) {
 	for _, l := range found {
 		d.log.Warn("a leftover is removed", "what", l.String())
 		limit, cancel := detached(ctx)

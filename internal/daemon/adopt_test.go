@@ -231,7 +231,7 @@ func TestDamagedStore(t *testing.T) {
 	os.Rename(h.home.Store(), h.home.Store()+".bad")
 	h.start()
 	after := h.mustGet("dev")
-	if after.Id != vm.Id || after.State != "running" || after.VmmPid != vm.VmmPid || after.Image != vm.Image ||
+	if after.Id != vm.Id || after.State != "running" || after.VmmPid != vm.VmmPid || after.Image != vm.Image || after.ImageDigest != vm.ImageDigest ||
 		after.Kernel != vm.Kernel || after.MemoryMib != vm.MemoryMib || after.DiskBytes != vm.DiskBytes {
 		t.Errorf("before %v\nafter  %v", vm, after)
 	}

@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"log/slog"
+	"runtime/debug"
+	"runtime/metrics"
 
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
@@ -26,6 +28,7 @@ func hostAssets(home layout.Home, cfg func() (config.Config, error), bin binarie
 	return Assets{
 		KernelOf: func(name string) (string, error) { return kernelOf(images, name) },
 		Image: func(ctx context.Context, name string, p banger.ProgressFunc) (Image, error) {
+			defer giveBack()
 			c, err := cfg()
 			if err != nil {
 				return Image{}, err
@@ -38,6 +41,7 @@ func hostAssets(home layout.Home, cfg func() (config.Config, error), bin binarie
 		},
 		KernelLocal: func(name string) (bool, error) { return kernelLocal(kernels, name) },
 		Kernel: func(ctx context.Context, name string, p banger.ProgressFunc) (Kernel, error) {
+			defer giveBack()
 			c, err := cfg()
 			if err != nil {
 				return Kernel{}, err
@@ -54,6 +58,19 @@ func hostAssets(home layout.Home, cfg func() (config.Config, error), bin binarie
 		Disk:    disk.CreateExt4,
 		Free:    disk.Free,
 		Probe:   func(ctx context.Context, k *Kernel) (vmhost.Found, error) { return probe(ctx, bin, cfg, k) },
+	}
+}
+
+// muchMemory is more than an idle daemon needs, in bytes.
+const muchMemory = 8 << 20
+
+// giveBack returns the memory that the making of an asset took to the host: the
+// daemon is idle most of its life. With an asset that was there it does nothing.
+func giveBack() {
+	held := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"}}
+	metrics.Read(held)
+	if held[0].Value.Uint64()+held[1].Value.Uint64() > muchMemory {
+		debug.FreeOSMemory()
 	}
 }
 

@@ -88,9 +88,11 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
-// newHost makes an empty home; its daemon is not started.
+// newHost makes an empty home; its daemon is not started. Tests on hosts of
+// their own run in parallel.
 func newHost(t *testing.T) *host {
 	t.Helper()
+	t.Parallel()
 	root := t.TempDir()
 	home, err := layout.FromEnv(func(string) string { return root })
 	if err != nil {

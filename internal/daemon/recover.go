@@ -62,6 +62,13 @@ func (d *Daemon) recoverRecord(id string) (store.VM, error) {
 		DiskBytes: fileSize(dir.Work()), OverlayBytes: fileSize(dir.Overlay()),
 		Created: modified(dir.Spec()), MachineID: boot.MachineId, HostKey: boot.SshHostKey,
 	}
+	if images, err := d.opts.Assets.Images(false); err == nil {
+		for _, image := range images {
+			if image.Name == rec.Image {
+				rec.ImageDigest = image.Id
+			}
+		}
+	}
 	if banger.CheckName("vm", rec.Name) != nil || d.named(rec.Name) != nil {
 		rec.Name = d.freeName()
 	}

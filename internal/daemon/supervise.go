@@ -199,16 +199,16 @@ func (m *machine) apply(ctx context.Context, client vmv1connect.SupervisorClient
 			m.set(func() { m.proc = proc })
 		}
 	}
-	m.set(func() { m.status, m.client = now, client })
 	before := m.look().rec
 	after := before
 	take(&after, now)
-	if sameRun(before, after) {
-		return
+	if !sameRun(before, after) {
+		if err := m.save(ctx, func(rec *store.VM) { take(rec, now) }); err != nil && ctx.Err() == nil {
+			m.d.log.Error("a VM's status is not saved", "vm", m.id, "error", err)
+		}
 	}
-	if err := m.save(ctx, func(rec *store.VM) { take(rec, now) }); err != nil && ctx.Err() == nil {
-		m.d.log.Error("a VM's status is not saved", "vm", m.id, "error", err)
-	}
+	// After the record: who sees the supervisor sees the state that goes with it.
+	m.set(func() { m.status, m.client = now, client })
 }
 
 // take puts a supervisor's status into a record.

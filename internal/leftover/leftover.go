@@ -22,6 +22,8 @@ type Leftover struct {
 	Path string
 	// Process is set for a process.
 	Process *process.Found
+	// remove takes it away, where that is more than removing Path.
+	remove func(context.Context) error
 }
 
 // String says what it is, for a person.
@@ -32,10 +34,13 @@ func (l Leftover) String() string {
 	return l.Path
 }
 
-// Remove ends the process, or removes the directory.
+// Remove ends the process, or removes the directory with all that belongs to it.
 func (l Leftover) Remove(ctx context.Context) error {
-	if l.Process != nil {
+	switch {
+	case l.Process != nil:
 		return process.End(ctx, l.Process.PID, l.Process.Start)
+	case l.remove != nil:
+		return l.remove(ctx)
 	}
 	return os.RemoveAll(l.Path)
 }

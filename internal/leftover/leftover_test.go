@@ -11,6 +11,7 @@ import (
 
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/lockfile"
 	"github.com/banger-dev/banger/internal/store"
 )
 
@@ -81,5 +82,37 @@ func TestFind(t *testing.T) {
 	}
 	if found, err := Find(t.Context(), layout.Home{State: filepath.Join(home.State, "none")}, nil, anything); err != nil || len(found) != 0 {
 		t.Errorf("nothing at all: %v, %v", found, err)
+	}
+}
+
+func TestBuilds(t *testing.T) {
+	home := layout.Home{State: t.TempDir(), Cache: t.TempDir()}
+	log := slog.New(slog.DiscardHandler)
+	dead, alive := home.Image("dead").Dir(), home.Image("alive").Dir()
+	kernel := home.Kernel("debian-6.1").Dir()
+	for _, final := range []string{dead, alive, kernel} {
+		if err := os.MkdirAll(filepath.Join(layout.Temp(final), "x"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lock, err := lockfile.Try(layout.Lock(alive))
+	if err != nil || lock == nil {
+		t.Fatal(lock, err)
+	}
+	found := Builds(home, log)
+	if len(found) != 2 || found[0].Path != layout.Temp(dead) || found[1].Path != layout.Temp(kernel) {
+		t.Fatalf("%v", found)
+	}
+	for _, l := range found {
+		if err := l.Remove(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if found := Builds(home, log); len(found) != 0 {
+		t.Errorf("still there: %v", found)
+	}
+	lock.Release()
+	if found := Builds(home, log); len(found) != 1 || found[0].Path != layout.Temp(alive) {
+		t.Errorf("%v", found)
 	}
 }

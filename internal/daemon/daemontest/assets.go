@@ -20,6 +20,8 @@ import (
 const (
 	Image  = "debian-bookworm"
 	Kernel = "debian-6.1"
+	// ImageID is the digest of every image.
+	ImageID = "0123abcd"
 	// StuckImage is never made: who asks for it waits until he gives up.
 	StuckImage = "stuck"
 )
@@ -44,7 +46,7 @@ func Assets(home layout.Home, qemu string) daemon.Assets {
 				return daemon.Image{}, context.Cause(ctx)
 			}
 			base := home.Image(name).Base()
-			return daemon.Image{Name: name, ID: "0123abcd", Base: base}, touch(base)
+			return daemon.Image{Name: name, ID: ImageID, Base: base}, touch(base)
 		},
 		KernelLocal: func(name string) (bool, error) {
 			if name != Kernel {
@@ -56,7 +58,9 @@ func Assets(home layout.Home, qemu string) daemon.Assets {
 			path := home.Kernel(name).Vmlinux()
 			return daemon.Kernel{Name: name, Vmlinux: path, Initrd: path}, touch(path)
 		},
-		Images: func(bool) ([]*bangerv1.Image, error) { return []*bangerv1.Image{{Name: Image, Local: true}}, nil },
+		Images: func(bool) ([]*bangerv1.Image, error) {
+			return []*bangerv1.Image{{Name: Image, Id: ImageID, Local: true}}, nil
+		},
 		Kernels: func(bool) ([]*bangerv1.Kernel, error) {
 			return []*bangerv1.Kernel{{Name: Kernel, Local: true}}, nil
 		},
