@@ -53,6 +53,8 @@ func startAgent(kind string) (*agentProcess, error) {
 		r.Close()
 		return nil, fmt.Errorf("cannot start the agent: %w", err)
 	}
+	// A guest out of memory that loses its agent could not be reached any more.
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("-1000"), 0)
 	return &agentProcess{pid: pid, identified: r}, nil
 }
 

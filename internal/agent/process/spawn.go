@@ -277,6 +277,10 @@ func (p *plan) fork(files []uintptr, attr syscall.SysProcAttr) (pid, pidfd int, 
 	pid, err = syscall.ForkExec(p.file, p.argv, &syscall.ProcAttr{
 		Dir: p.cwd, Env: p.env, Files: files, Sys: &attr,
 	})
+	if err == nil {
+		// The agent is spared when memory runs out (boot); its commands are not.
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("0"), 0)
+	}
 	return pid, pidfd, err
 }
 
