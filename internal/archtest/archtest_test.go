@@ -51,7 +51,7 @@ var rules = []rule{
 		reason: "parts know nothing of who puts them together",
 	},
 	{
-		from:   []string{"internal/layout", "internal/unixsock", "internal/linkwire", "internal/fault", "internal/lockfile", "internal/atomicfile"},
+		from:   []string{"internal/layout", "internal/unixsock", "internal/linkwire", "internal/fault", "internal/lockfile", "internal/atomicfile", "internal/logfile", "internal/heartbeat"},
 		allow:  []string{"", "internal/layout"},
 		reason: "the ground floor stands on the nouns alone",
 	},

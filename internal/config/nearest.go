@@ -1,6 +1,10 @@
 package config
 
-import "strings"
+import (
+	"strings"
+
+	banger "github.com/banger-dev/banger"
+)
 
 // Keys returns every key that config.toml may hold, tables with a dot.
 func Keys() []string {
@@ -18,8 +22,8 @@ func Keys() []string {
 func Nearest(key string) string {
 	best, bestCost := "", int(^uint(0)>>1)
 	for _, known := range Keys() {
-		cost := distance(key, known)
-		if last := distance(tail(key), tail(known)) + 1; last < cost {
+		cost := banger.Edits(key, known)
+		if last := banger.Edits(tail(key), tail(known)) + 1; last < cost {
 			cost = last
 		}
 		if cost < bestCost {
@@ -30,28 +34,3 @@ func Nearest(key string) string {
 }
 
 func tail(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }
-
-// distance is the Levenshtein distance in bytes. Long keys are cut: only near
-// ones matter.
-func distance(a, b string) int {
-	if len(a) > 64 {
-		a = a[:64]
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
-}

@@ -3,7 +3,6 @@ package daemon
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -70,28 +69,4 @@ func FuzzInstanceFiles(f *testing.F) {
 			t.Error("no spec, no error")
 		}
 	})
-}
-
-func TestLogBeginsAnew(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "log")
-	l, err := openLog(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	line := []byte(strings.Repeat("x", 1<<20))
-	for range 6 {
-		if n, err := l.Write(line); n != len(line) || err != nil {
-			t.Fatalf("%d, %v", n, err)
-		}
-	}
-	now, old := fileSize(path), fileSize(path+".old")
-	if now != 2<<20 || old != 4<<20 {
-		t.Errorf("sizes %d and %d", now, old)
-	}
-	again, err := openLog(path)
-	if err != nil || again.size != now {
-		t.Errorf("opened again: %v, %v", again, err)
-	}
-	again.Close()
 }

@@ -13,6 +13,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/config"
 	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/logfile"
 )
 
 const (
@@ -74,7 +75,7 @@ func serveHome(ctx context.Context, env Env) error {
 	if err := PrepareState(home); err != nil {
 		return err
 	}
-	file, err := openLog(home.DaemonLog())
+	file, err := logfile.Open(home.DaemonLog(), maxLog)
 	if err != nil {
 		return banger.Errorf(banger.CodeUnavailable, "the daemon's log cannot be written: %w", err)
 	}
@@ -89,6 +90,9 @@ func serveHome(ctx context.Context, env Env) error {
 	}
 	return err
 }
+
+// maxLog bounds the daemon's log in bytes.
+const maxLog = 4 << 20
 
 // hostOptions puts the daemon of this host together.
 func hostOptions(home layout.Home, log *slog.Logger) (Options, error) {

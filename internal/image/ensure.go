@@ -17,11 +17,15 @@ import (
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/atomicfile"
 	"github.com/banger-dev/banger/internal/catalog"
+	"github.com/banger-dev/banger/internal/heartbeat"
 	"github.com/banger-dev/banger/internal/image/ext4"
 	"github.com/banger-dev/banger/internal/image/recipe"
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/lockfile"
 )
+
+// stage is the name of all progress from here.
+const stage = "image"
 
 // sweepTime bounds the removal of what a dead builder left.
 const sweepTime = 10 * time.Second
@@ -41,9 +45,9 @@ func (s *Store) Ensure(ctx context.Context, name string, p banger.ProgressFunc) 
 	if !ok {
 		return Image{}, err
 	}
-	r := startReporter(p)
+	r := heartbeat.Start(stage, p)
 	made, err := s.make(ctx, e, r)
-	r.stop(err == nil)
+	r.Finish(err == nil)
 	if err != nil && ctx.Err() == nil {
 		return Image{}, named(name, err)
 	}
@@ -65,10 +69,10 @@ func named(name string, err error) error {
 
 // make builds the image under its lock, unless somebody else has done it by the
 // time the lock is ours.
-func (s *Store) make(ctx context.Context, e catalog.Image, r *reporter) (Image, error) {
+func (s *Store) make(ctx context.Context, e catalog.Image, r *heartbeat.Reporter) (Image, error) {
 	final := s.opts.Home.Image(e.Name)
 	lock, err := lockfile.Acquire(ctx, layout.Lock(final.Dir()), func() {
-		r.report(recipe.Status{Detail: "waiting: another process is making " + e.Name})
+		r.Report(banger.Progress{Detail: "waiting: another process is making " + e.Name})
 	})
 	if err != nil {
 		return Image{}, err
@@ -78,7 +82,7 @@ func (s *Store) make(ctx context.Context, e catalog.Image, r *reporter) (Image, 
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return found, err
 	}
-	r.report(recipe.Status{Detail: "preparing"})
+	r.Report(banger.Progress{Detail: "preparing"})
 	temp := layout.Image(layout.Temp(final.Dir()))
 	if err := s.clear(ctx, temp, e); err != nil {
 		return Image{}, err
@@ -108,7 +112,7 @@ func (s *Store) clear(ctx context.Context, temp layout.Image, e catalog.Image) e
 
 // build fills the unfinished directory: the tar stream of the recipe goes
 // straight into the file system.
-func (s *Store) build(ctx context.Context, e catalog.Image, temp layout.Image, r *reporter) error {
+func (s *Store) build(ctx context.Context, e catalog.Image, temp layout.Image, r *heartbeat.Reporter) error {
 	base, err := os.OpenFile(temp.Base(), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -120,7 +124,7 @@ func (s *Store) build(ctx context.Context, e catalog.Image, temp layout.Image, r
 		Debs:   s.opts.Home.DebsSuite(e.Suite),
 		Dir:    temp,
 		Log:    s.opts.Log.With("image", e.Name),
-		Report: r.report,
+		Report: func(p recipe.Status) { r.Report(banger.Progress{Detail: p.Detail, Done: p.Done, Total: p.Total}) },
 	}
 	err = b.Run(ctx, func(tar io.Reader) error {
 		return ext4.Convert(ctx, tar, base, ext4.DefaultLimits())
@@ -128,7 +132,7 @@ func (s *Store) build(ctx context.Context, e catalog.Image, temp layout.Image, r
 	if err != nil {
 		return err
 	}
-	r.report(recipe.Status{Detail: "checking the image"})
+	r.Report(banger.Progress{Detail: "checking the image"})
 	id, size, err := seal(ctx, base)
 	if err != nil {
 		return err

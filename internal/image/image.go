@@ -137,7 +137,7 @@ func (s *Store) notFound(name string) error {
 			WithHint("banger vm run --image %s, which builds it", name)
 	}
 	message := fmt.Sprintf("image %q is not local and not in the catalog", name)
-	if near := catalog.Nearest(name, s.names()); near != "" {
+	if near := banger.Nearest(name, s.names()); near != "" {
 		message += fmt.Sprintf(" (is it %q?)", near)
 	}
 	return banger.Errorf(banger.CodeNotFound, "%s", message).WithHint("banger image list --available")

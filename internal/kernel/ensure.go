@@ -20,6 +20,7 @@ import (
 	"github.com/banger-dev/banger/internal/apt"
 	"github.com/banger-dev/banger/internal/atomicfile"
 	"github.com/banger-dev/banger/internal/catalog"
+	"github.com/banger-dev/banger/internal/heartbeat"
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/lockfile"
 )
@@ -43,9 +44,9 @@ func (s *Store) Ensure(ctx context.Context, name string, p banger.ProgressFunc) 
 	if !ok {
 		return Kernel{}, err
 	}
-	m := &maker{store: s, entry: e, reporter: startReporter(p)}
+	m := &maker{store: s, entry: e, Reporter: heartbeat.Start(stage, p)}
 	made, err := m.make(ctx)
-	m.finish(err == nil)
+	m.Finish(err == nil)
 	if err == nil {
 		return made, nil
 	}
@@ -66,7 +67,7 @@ func (s *Store) Ensure(ctx context.Context, name string, p banger.ProgressFunc) 
 type maker struct {
 	store *Store
 	entry catalog.Kernel
-	*reporter
+	*heartbeat.Reporter
 }
 
 // make fetches the kernel under its lock, unless somebody else has done it by
@@ -74,7 +75,7 @@ type maker struct {
 func (m *maker) make(ctx context.Context) (Kernel, error) {
 	final := m.store.opts.Home.Kernel(m.entry.Name)
 	lock, err := lockfile.Acquire(ctx, layout.Lock(final.Dir()), func() {
-		m.report(banger.Progress{Detail: "waiting: another process is fetching " + m.entry.Name})
+		m.Report(banger.Progress{Detail: "waiting: another process is fetching " + m.entry.Name})
 	})
 	if err != nil {
 		return Kernel{}, err
@@ -108,12 +109,12 @@ func (m *maker) fill(ctx context.Context, dir layout.Kernel) error {
 	if err != nil {
 		return err
 	}
-	m.report(banger.Progress{Detail: "unpacking " + pkg.Name})
+	m.Report(banger.Progress{Detail: "unpacking " + pkg.Name})
 	image := filepath.Join(dir.Dir(), "vmlinuz")
 	if err := unpack(ctx, deb, image, dir.Modules()); err != nil {
 		return err
 	}
-	m.report(banger.Progress{Detail: "extracting the kernel"})
+	m.Report(banger.Progress{Detail: "extracting the kernel"})
 	sum, err := extract(image, dir.Vmlinux())
 	if err != nil {
 		return err
@@ -139,15 +140,15 @@ func (m *maker) download(ctx context.Context) (string, apt.Package, error) {
 	archive, err := apt.Open(ctx, apt.Config{
 		Home: opts.Home, Suite: m.entry.Suite, Arch: m.entry.Arch,
 		Options: apt.Options{Mirror: opts.Mirror, Keyring: opts.Keyring}, Log: opts.Log,
-		Waiting: func() { m.report(banger.Progress{Detail: "waiting: another process uses apt"}) },
+		Waiting: func() { m.Report(banger.Progress{Detail: "waiting: another process uses apt"}) },
 	})
 	if err != nil {
 		return "", apt.Package{}, err
 	}
 	defer archive.Close()
-	m.report(banger.Progress{Detail: "reading Debian's package lists"})
+	m.Report(banger.Progress{Detail: "reading Debian's package lists"})
 	err = archive.Update(ctx, func(what string, _ float64) {
-		m.report(banger.Progress{Detail: "reading Debian's package lists: " + what})
+		m.Report(banger.Progress{Detail: "reading Debian's package lists: " + what})
 	})
 	if err != nil {
 		return "", apt.Package{}, err
@@ -169,7 +170,7 @@ func (m *maker) download(ctx context.Context) (string, apt.Package, error) {
 	}
 	deb, err := archive.Download(ctx, pkg, func(_ string, fraction float64) {
 		done := int64(fraction * float64(pkg.Size))
-		m.report(banger.Progress{Detail: "downloading " + pkg.Name, Done: done, Total: pkg.Size})
+		m.Report(banger.Progress{Detail: "downloading " + pkg.Name, Done: done, Total: pkg.Size})
 	})
 	return deb, pkg, err
 }

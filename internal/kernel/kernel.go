@@ -144,7 +144,7 @@ func (s *Store) notFound(name string) error {
 		names = append(names, e.Name)
 	}
 	message := fmt.Sprintf("kernel %q is not local and not in the catalog", name)
-	if near := catalog.Nearest(name, names); near != "" {
+	if near := banger.Nearest(name, names); near != "" {
 		message += fmt.Sprintf(" (is it %q?)", near)
 	}
 	return banger.Errorf(banger.CodeNotFound, "%s", message).WithHint("banger kernel list --available")

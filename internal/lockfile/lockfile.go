@@ -64,5 +64,9 @@ func Acquire(ctx context.Context, path string, waiting func()) (*Lock, error) {
 	}
 }
 
-// Release lets go of the lock. The file stays.
-func (l *Lock) Release() { l.file.Close() }
+// Release lets go of the lock. The file stays. Closing alone would not do: a
+// child that was forked this moment holds the file until it execs.
+func (l *Lock) Release() {
+	_ = unix.Flock(int(l.file.Fd()), unix.LOCK_UN)
+	l.file.Close()
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/banger-dev/banger/internal/driver"
 	"github.com/banger-dev/banger/internal/fault"
 	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/logfile"
 	"github.com/banger-dev/banger/internal/network"
 )
 
@@ -37,7 +38,7 @@ type supervisor struct {
 	status  *status
 	vm      driver.Instance
 	network *network.Network
-	console *consoleLog
+	console *logfile.File
 	// first is the console connection made before the guest ran.
 	first io.ReadCloser
 	// started is closed when vm is set.
@@ -73,7 +74,7 @@ func (s *supervisor) bringUp(ctx context.Context, adopt bool) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.console, err = openConsole(s.dir.Console()); err != nil {
+	if s.console, err = logfile.Open(s.dir.Console(), maxConsole); err != nil {
 		return err
 	}
 	if adopt {
@@ -113,7 +114,7 @@ func (s *supervisor) start(ctx context.Context) (err error) {
 		return err
 	}
 	if s.first, err = s.vm.Console(ctx); err == nil {
-		err = s.console.mark(time.Now())
+		err = markBoot(s.console, time.Now())
 	}
 	if err == nil {
 		err = s.vm.Run(ctx)

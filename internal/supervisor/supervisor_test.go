@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -388,31 +387,5 @@ func TestBadSpec(t *testing.T) {
 		if e := exitOf(t, dir); !e.Failed || e.Reason == "" {
 			t.Errorf("%s: exit %+v", name, e)
 		}
-	}
-}
-
-func TestConsoleIsBounded(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "console.log")
-	c, err := openConsole(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	block := make([]byte, 1<<20)
-	for range 11 {
-		if _, err := c.Write(block); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var sum int64
-	for _, p := range []string{path, path + ".old"} {
-		info, err := os.Stat(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum += info.Size()
-	}
-	if sum > 2*maxConsole {
-		t.Errorf("the console takes %d bytes", sum)
 	}
 }
