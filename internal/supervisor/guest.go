@@ -70,6 +70,8 @@ func (s *supervisor) startSession(ctx context.Context) error {
 	if err := s.vm.Link().Reset(ctx, payload); err != nil {
 		return err
 	}
+	// That was an answer of the agent; commands can run from here.
+	s.applyEvent(&agentv1.Event{Ready: string(banger.GradeAgent)})
 	if payload != nil {
 		return os.WriteFile(s.dir.Booted(), nil, 0o600)
 	}

@@ -66,12 +66,15 @@ type diskFile struct {
 // BaseArguments are the machine and the accelerator, "kvm" or "tcg": what the
 // KVM probe boots too. The bound on tcg's buffer for translated code, in MiB,
 // bounds what a VM keeps resident; 32 to 512 boot equally fast.
+//
+// Emulated, the processor must not claim fast string moves (ERMS): the guest's
+// kernel would copy with "rep movsb", which QEMU emulates byte by byte. Without
+// it the kernel moves eight bytes at a time: measured with 256 MiB through a
+// pipe out of a guest, 80 MiB/s against 35, and into one 80 against 51.
 func BaseArguments(accel string) []string {
-	cpu := "max"
-	if accel == "kvm" {
-		cpu = "host"
-	} else {
-		accel = "tcg,tb-size=256"
+	cpu := "host"
+	if accel != "kvm" {
+		accel, cpu = "tcg,tb-size=256", "max,-erms"
 	}
 	return []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
