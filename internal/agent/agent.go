@@ -75,7 +75,10 @@ func serve(args []string) error {
 	g := &guest{
 		rpc: rpc, processes: processes, log: log,
 		identified: os.NewFile(boot.IdentifiedFD, "identified"),
+		online:     make(chan struct{}), ctx: ctx,
 	}
+	defer g.setup.Wait()
+	defer cancel()
 	fmt.Fprintf(console, "banger: agent is up\n")
 	return link.NewServer(ctl, data, g, log).Serve(ctx)
 }

@@ -2,10 +2,12 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
 	"github.com/banger-dev/banger/internal/agent/identity"
@@ -33,7 +35,18 @@ type guest struct {
 	known      bool
 	boot       *agentv1.Boot
 	ssh        *sshd.Server
+
+	// online is closed when the network has been set up, or could not be. Until
+	// then no command is run.
+	online chan struct{}
+	// setup is the goroutine that sets the network up for the first time; it
+	// ends with ctx.
+	ctx   context.Context
+	setup sync.WaitGroup
 }
+
+// cardTime bounds the wait for the network card.
+const cardTime = 10 * time.Second
 
 // Boot implements link.Handler.
 func (g *guest) Boot(payload []byte) {
@@ -51,9 +64,26 @@ func (g *guest) Boot(payload []byte) {
 	if err := identity.Apply(boot); err != nil {
 		g.log.Error("identity is not complete", "cause", err)
 	}
+	select {
+	case <-g.online:
+		g.connect(boot.Network)
+	default: // Started does it: the driver is loaded after the first answer
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.boot, g.ssh, g.known = boot, nil, true
+}
+
+// connect sets the network up.
+func (g *guest) connect(n *agentv1.Network) {
+	if n == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(g.ctx, cardTime)
+	defer cancel()
+	if err := identity.ApplyNetwork(ctx, n); err != nil {
+		g.log.Error("no network", "cause", err)
+	}
 }
 
 // Started implements link.Handler. PID 1 goes on from here, and not already
@@ -68,6 +98,11 @@ func (g *guest) Started() {
 	_, _ = g.identified.Write([]byte{1})
 	g.identified.Close()
 	g.identified = nil
+	network := g.boot.Network
+	g.setup.Go(func() {
+		defer close(g.online)
+		g.connect(network)
+	})
 	g.rpc.Identified()
 }
 
@@ -77,9 +112,12 @@ func (g *guest) Stream(conn net.Conn, port uint32, broken func() bool) {
 		abort(conn)
 		return
 	}
-	switch port {
-	case linkwire.PortRPC:
+	if port == linkwire.PortRPC {
 		g.rpc.Serve(conn)
+		return
+	}
+	<-g.online
+	switch port {
 	case linkwire.PortExec:
 		g.processes.ServeExec(conn, broken)
 	case linkwire.PortSSH:

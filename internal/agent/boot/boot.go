@@ -5,7 +5,7 @@
 // applied the VM's identity. Then it becomes the image's own systemd or, in an
 // image without, stays as PID 1: it reaps orphans and shuts the VM down.
 //
-//	/init ─→ modules ─→ disks ─→ root ─→ agent ─→ identity ─┬→ exec systemd
+//	/init ─→ modules ─→ disks ─→ root ─→ agent ─→ answer ─→ late modules ─┬→ exec systemd
 //	   └──────────┴────────┴───────┴───────┴────────┐       └→ PID 1 ─→ power off
 //	                       fatal: a line on the console, power off
 package boot
@@ -53,7 +53,8 @@ func run() error {
 	if err := earlyMounts(); err != nil {
 		return err
 	}
-	if err := loadModules("/modules"); err != nil {
+	late, err := loadModules("/modules")
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), deviceTimeout)
@@ -74,24 +75,19 @@ func run() error {
 		return err
 	}
 	if kind == Systemd {
-		return becomeSystemd(init, agent)
+		if err := installFinisher("/", agent.pid); err != nil {
+			fmt.Fprintf(os.Stderr, "banger: disks may need a check after shutdown: %v\n", err)
+		}
 	}
 	if err := agent.waitIdentified(); err != nil {
 		return err
+	}
+	loadLate(late)
+	if kind == Systemd {
+		err := syscall.Exec(init, []string{init}, os.Environ())
+		return fmt.Errorf("cannot start %s: %w", init, err)
 	}
 	return serveAsInit(agent.pid)
-}
-
-// becomeSystemd replaces this process.
-func becomeSystemd(path string, agent *agentProcess) error {
-	if err := installFinisher("/", agent.pid); err != nil {
-		fmt.Fprintf(os.Stderr, "banger: disks may need a check after shutdown: %v\n", err)
-	}
-	if err := agent.waitIdentified(); err != nil {
-		return err
-	}
-	err := syscall.Exec(path, []string{path}, os.Environ())
-	return fmt.Errorf("cannot start %s: %w", path, err)
 }
 
 // earlyMounts gives this process the kernel's file systems and a console.

@@ -17,7 +17,7 @@ import (
 // maxHostname is the kernel's bound, in bytes.
 const maxHostname = 64
 
-// Apply applies boot. It does as much as it can; the error joins what it could
+// Apply applies boot, but for the network's addresses (ApplyNetwork). It does as much as it can; the error joins what it could
 // not do. Entropy and clock come first, so that nothing is made from an old
 // state of either.
 func Apply(boot *agentv1.Boot) error {
@@ -36,7 +36,6 @@ func Apply(boot *agentv1.Boot) error {
 	add("host name", applyHostname("/etc", boot.Hostname))
 	add("machine id", writeMachineID("/etc", boot.MachineId))
 	if boot.Network != nil {
-		add("network", applyNetwork(boot.Network))
 		add("name servers", writeResolvConf("/etc", boot.Network.Nameservers))
 	}
 	return errors.Join(errs...)

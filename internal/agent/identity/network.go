@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -11,14 +12,18 @@ import (
 	"strings"
 
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
+	"github.com/banger-dev/banger/internal/agent/uevent"
 	"golang.org/x/sys/unix"
 )
 
+var errNoCard = errors.New("there is no network card")
+
 const sysNet = "/sys/class/net"
 
-// applyNetwork gives the guest its one static address. It does not wait for
-// the link's carrier.
-func applyNetwork(n *agentv1.Network) error {
+// ApplyNetwork gives the guest its one static address. It waits until ctx ends
+// for the network card, whose driver may not be loaded yet, and not at all for
+// its carrier.
+func ApplyNetwork(ctx context.Context, n *agentv1.Network) error {
 	conn, err := openRoute()
 	if err != nil {
 		return err
@@ -35,6 +40,15 @@ func applyNetwork(n *agentv1.Network) error {
 		return nil
 	}
 	nic, err := findNIC(sysNet)
+	if errors.Is(err, errNoCard) {
+		err = uevent.Wait(ctx, func() bool {
+			nic, err = findNIC(sysNet)
+			return err == nil
+		})
+		if err != nil {
+			err = fmt.Errorf("%w: %w", errNoCard, err)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -56,7 +70,7 @@ func findNIC(class string) (int, error) {
 		}
 	}
 	if len(cards) == 0 {
-		return 0, errors.New("there is no network card")
+		return 0, errNoCard
 	}
 	slices.Sort(cards)
 	if slices.Contains(cards, "eth0") {
