@@ -55,7 +55,7 @@ const MaxStart = 4 << 20
 // it stops reading its source. The receiver acknowledges at least every AckEvery.
 const (
 	Unacked  = 1 << 20
-	AckEvery = 256 << 10
+	AckEvery = 512 << 10
 )
 
 // HeaderSize is the length of a frame header in bytes.

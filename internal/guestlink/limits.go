@@ -35,7 +35,7 @@ func defaultLimits() limits {
 		lastRing:   4 * time.Second,
 		writeStall: 20 * time.Second,
 		streams:    512,
-		window:     256 << 10,
+		window:     1 << 20,
 		control:    bucketSize{burst: 20_000, perSecond: 20_000},
 		pings:      bucketSize{burst: 16, perSecond: 1},
 		stray:      bucketSize{burst: 64 << 20, perSecond: 16 << 20},

@@ -17,6 +17,9 @@ import (
 const (
 	// window is the bytes that the host may have sent on one stream unread.
 	window = 256 << 10
+	// message is the largest message, in bytes, header included: four writes of
+	// the port, none of them short.
+	message = 4 * maxWrite
 	// maxStreams bounds the host's streams; more than the host opens.
 	maxStreams = 1024
 	// headerTimeout bounds the wait for a stream's first four bytes.
@@ -43,6 +46,7 @@ func muxConfig() *yamux.Config {
 	c.MaxIncomingStreams = maxStreams
 	c.InitialStreamWindowSize = window
 	c.MaxStreamWindowSize = window
+	c.MaxMessageSize = message
 	c.LogOutput = io.Discard
 	c.ReadBufSize = 0 // the server's buffer is below
 	return c

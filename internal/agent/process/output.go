@@ -10,8 +10,8 @@ import (
 
 const (
 	// chunk is the most that one read of a pipe takes, in bytes: with its frame
-	// header it fills two messages of the link and leaves no runt.
-	chunk = 120 << 10
+	// header, and that of the link (12), it fills one message of the link.
+	chunk = 128<<10 - stream.HeaderSize - 12
 	// firstRead is the first buffer of a pump: most commands say little, and a
 	// large buffer costs page faults, which are dear under emulation.
 	firstRead = 4 << 10
