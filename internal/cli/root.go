@@ -181,11 +181,30 @@ func groupRun(cmd *cobra.Command, args []string) error {
 		return cmd.Help()
 	}
 	err := fmt.Errorf("%q is not a command of %s", args[0], cmd.CommandPath())
+	if deeper := inGroups(cmd, args[0]); len(deeper) > 0 {
+		return banger.Errorf(banger.CodeUsage, "%w", err).WithHint("%s", strings.Join(deeper, ", or "))
+	}
 	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		return banger.Errorf(banger.CodeUsage, "%w", err).WithHint("%s %s", cmd.CommandPath(), strings.Join(near, ", or "))
 	}
 	return &usageError{cmd.CommandPath(), err}
+}
+
+// inGroups are the commands called name one level below those of cmd, that of
+// VMs first.
+func inGroups(cmd *cobra.Command, name string) (paths []string) {
+	for _, group := range cmd.Commands() {
+		found, _, err := group.Find([]string{name})
+		switch {
+		case err != nil || found == group:
+		case group.Name() == "vm":
+			paths = append([]string{found.CommandPath()}, paths...)
+		default:
+			paths = append(paths, found.CommandPath())
+		}
+	}
+	return paths
 }
 
 func examples(lines ...string) string { return "  " + strings.Join(lines, "\n  ") }

@@ -31,17 +31,18 @@ func TestBuildsDiffer(t *testing.T) {
 func TestUsageNamesTheNextStep(t *testing.T) {
 	d := newFakeDaemon(t)
 	for want, args := range map[string][]string{
-		`--vcpu "abc" is not a number; try: banger vm create --help`:                    {"vm", "create", "--vcpu", "abc"},
-		`--timeout "abc" is not a time such as 90s or 5m; try: banger vm create --help`: {"vm", "create", "--timeout", "abc"},
-		`--vcpu 0 is not between 1 and 255; try: --vcpu 1`:                              {"vm", "create", "--vcpu", "0"},
-		`--memory: memory "0" is less than 1 MiB; try: 512M or 8G`:                      {"vm", "create", "--memory", "0"},
-		`--driver "xen" is not one of auto, qemu; try: --driver auto`:                   {"vm", "create", "--driver", "xen"},
-		`up to 63 characters, not starting with -; try: a name such as `:                {"vm", "create", "--name", "No_No"},
-		`"crate" is not a command of banger vm; try: banger vm create`:                  {"vm", "crate"},
-		`"nope" is not a command of banger vm; try: banger vm --help`:                   {"vm", "nope"},
-		`--tail -1 is not a number of lines; try: banger vm logs --help`:                {"vm", "logs", "--tail", "-1", "dev"},
-		`--tail -3 is not a number of lines; try: banger daemon logs --help`:            {"daemon", "logs", "--tail", "-3"},
-		`unknown flag: --allow; try: banger vm create --help`:                           {"vm", "create", "--allow", "example.org"},
+		`--vcpu "abc" is not a number; try: banger vm create --help`:                       {"vm", "create", "--vcpu", "abc"},
+		`--timeout "abc" is not a time such as 90s or 5m; try: banger vm create --help`:    {"vm", "create", "--timeout", "abc"},
+		`--vcpu 0 is not between 1 and 255; try: --vcpu 1`:                                 {"vm", "create", "--vcpu", "0"},
+		`--memory: memory "0" is less than 1 MiB; try: 512M or 8G`:                         {"vm", "create", "--memory", "0"},
+		`--driver "xen" is not one of auto, qemu; try: --driver auto`:                      {"vm", "create", "--driver", "xen"},
+		`up to 63 characters, not starting with -; try: a name such as `:                   {"vm", "create", "--name", "No_No"},
+		`"crate" is not a command of banger vm; try: banger vm create`:                     {"vm", "crate"},
+		`"start" is not a command of banger; try: banger vm start, or banger daemon start`: {"start", "dev"},
+		`"nope" is not a command of banger vm; try: banger vm --help`:                      {"vm", "nope"},
+		`--tail -1 is not a number of lines; try: banger vm logs --help`:                   {"vm", "logs", "--tail", "-1", "dev"},
+		`--tail -3 is not a number of lines; try: banger daemon logs --help`:               {"daemon", "logs", "--tail", "-3"},
+		`unknown flag: --allow; try: banger vm create --help`:                              {"vm", "create", "--allow", "example.org"},
 	} {
 		w := newWorld(t, d, "")
 		w.expect(t, w.run(args...), 2, "", want)
