@@ -186,7 +186,10 @@ func groupRun(cmd *cobra.Command, args []string) error {
 	}
 	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		return banger.Errorf(banger.CodeUsage, "%w", err).WithHint("%s %s", cmd.CommandPath(), strings.Join(near, ", or "))
+		for i, name := range near {
+			near[i] = cmd.CommandPath() + " " + name
+		}
+		return banger.Errorf(banger.CodeUsage, "%w", err).WithHint("%s", strings.Join(near, ", or "))
 	}
 	return &usageError{cmd.CommandPath(), err}
 }
