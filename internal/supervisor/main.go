@@ -90,7 +90,7 @@ type Options struct {
 func Run(dir layout.Instance, o Options) (err error) {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
-	s := &supervisor{dir: dir, log: o.Log, started: make(chan struct{})}
+	s := &supervisor{dir: dir, log: o.Log, started: make(chan struct{}), messages: newRation(messageRate())}
 	if s.spec, err = loadSpec(dir); err != nil {
 		return errors.Join(err, saveExit(dir, exitRecord{Reason: err.Error(), Failed: true, Time: time.Now().UTC()}))
 	}

@@ -39,6 +39,8 @@ type supervisor struct {
 	vm      driver.Instance
 	network *network.Network
 	console *logfile.File
+	// messages is what the guest's agent may still send.
+	messages *ration
 	// first is the console connection made before the guest ran.
 	first io.ReadCloser
 	// started is closed when vm is set.
