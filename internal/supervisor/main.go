@@ -21,12 +21,16 @@ import (
 	"github.com/banger-dev/banger/internal/driver/qemu"
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/lockfile"
+	"github.com/banger-dev/banger/internal/logfile"
 	"github.com/banger-dev/banger/internal/probe"
 )
 
 // memoryLimit keeps the supervisor small: beyond it, in bytes, the collector
 // works harder.
 const memoryLimit = 20 << 20
+
+// maxLog bounds the supervisor's log, in bytes; the one before is kept.
+const maxLog = 1 << 20
 
 // Main runs banger-vm with the given arguments and returns its exit code.
 func Main(args []string, stdout, stderr io.Writer) int {
@@ -37,7 +41,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	var err error
 	switch args[0] {
 	case "run":
-		err = mainRun(args[1:], log)
+		err = mainRun(args[1:])
 	case "probe":
 		err = mainProbe(stdout, log, args[1:])
 	case confine.Command:
@@ -54,8 +58,9 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// mainRun supervises the VM of an instance directory until it has ended.
-func mainRun(args []string, log *slog.Logger) error {
+// mainRun supervises the VM of an instance directory until it has ended. Its log
+// is bounded in size and rate: a guest causes most of the lines.
+func mainRun(args []string) error {
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
 	adopt := flags.Bool("adopt", false, "take over the VMM that a crashed supervisor left")
 	if err := flags.Parse(args); err != nil || flags.NArg() != 1 {
@@ -72,6 +77,12 @@ func mainRun(args []string, log *slog.Logger) error {
 		return banger.Errorf(banger.CodeWrongState, "%s: another supervisor runs this VM", dir.Dir())
 	}
 	defer lock.Release()
+	file, err := logfile.Open(dir.SupervisorLog(), maxLog)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	log := slog.New(slog.NewTextHandler(logfile.NewPaced(file), nil))
 	drivers := map[string]driver.Driver{"qemu": qemu.New(qemu.Options{Log: log})}
 	return Run(dir, Options{Adopt: *adopt, Drivers: drivers, Log: log})
 }
