@@ -11,6 +11,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
 	vmv1 "github.com/banger-dev/banger/api/vm/v1"
+	"github.com/banger-dev/banger/internal/fault"
 )
 
 const (
@@ -78,6 +79,9 @@ func (s *supervisor) startSession(ctx context.Context) error {
 	// That was an answer of the agent; commands can run from here.
 	s.applyEvent(&agentv1.Event{Ready: string(banger.GradeAgent)})
 	if payload != nil {
+		if err := fault.Point("supervisor.reset", s.vm.Info().PID); err != nil {
+			return err
+		}
 		return os.WriteFile(s.dir.Booted(), nil, 0o600)
 	}
 	return nil

@@ -19,6 +19,7 @@ import (
 	"github.com/banger-dev/banger/internal/confine"
 	"github.com/banger-dev/banger/internal/driver"
 	"github.com/banger-dev/banger/internal/driver/qemu"
+	"github.com/banger-dev/banger/internal/fault"
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/lockfile"
 	"github.com/banger-dev/banger/internal/logfile"
@@ -125,6 +126,9 @@ func (s *supervisor) serve(ctx context.Context, adopt bool) error {
 	}
 	stopDoor, err := s.serveDoor(life)
 	if err != nil {
+		return err
+	}
+	if err := fault.Point("supervisor.listening"); err != nil {
 		return err
 	}
 	stopOnSignal := context.AfterFunc(ctx, func() { s.stop(life, stopTime) })

@@ -126,6 +126,9 @@ func (s *supervisor) start(ctx context.Context) (err error) {
 		err = markBoot(s.console, time.Now())
 	}
 	if err == nil {
+		err = fault.Point("supervisor.console", s.vm.Info().PID)
+	}
+	if err == nil {
 		err = s.letRun(ctx)
 	}
 	if err != nil {
@@ -291,6 +294,7 @@ func (s *supervisor) finish(end exitRecord) error {
 			err = errors.Join(err, removeErr)
 		}
 	}
+	err = errors.Join(err, fault.Point("supervisor.removed"))
 	if s.network != nil {
 		err = errors.Join(err, s.network.Close())
 	}

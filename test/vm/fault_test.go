@@ -125,9 +125,16 @@ func TestFaultsInRun(t *testing.T) {
 	h := newHome(t)
 	h.must("image", "list")
 	for _, fault := range []string{
-		"supervisor.start=kill-self", "supervisor.launched=kill-self", "supervisor.launched=kill-peer",
-		"supervisor.saved=kill-self", "supervisor.saved=kill-peer", "supervisor.running=kill-self",
-		"supervisor.running=kill-peer", "supervisor.exit=kill-self",
+		"supervisor.listening=kill-self", "supervisor.start=kill-self",
+		"supervisor.launched=kill-self", "supervisor.launched=kill-peer",
+		"supervisor.saved=kill-self", "supervisor.saved=kill-peer",
+		"supervisor.console=kill-self", "supervisor.console=kill-peer", "supervisor.console=error",
+		"supervisor.running=kill-self", "supervisor.running=kill-peer", "supervisor.running=error",
+		"supervisor.reset=kill-self", "supervisor.reset=kill-peer",
+		"supervisor.exit=kill-self", "supervisor.removed=kill-self",
+		"create.disks=kill-self", "create.rename=kill-self", "create.spawned=kill-self",
+		"create.ready=kill-self", "create.ready=kill-peer",
+		"delete.stopped=kill-self", "delete.remove=kill-self",
 	} {
 		t.Run(fault, func(t *testing.T) { h.faulty(t, fault) })
 	}
