@@ -249,7 +249,12 @@ func (s *supervisor) stop(ctx context.Context, timeout time.Duration) (clean boo
 		}
 	}
 	s.log.Info("the guest did not shut down: powering it off", "error", err)
-	return false, s.kill()
+	if err := s.kill(); err != nil {
+		return false, err
+	}
+	// A guest may be gone before its answer has left: it did it by itself then.
+	exit, err := s.vm.Wait(context.WithoutCancel(ctx))
+	return exit.Clean, err
 }
 
 // ask asks the guest to shut down, beside its caller: a stalled link holds up
