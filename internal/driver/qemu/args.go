@@ -107,6 +107,10 @@ func arguments(m driver.Machine, fd int, seccomp bool) ([]string, error) {
 	return append(args, deviceArguments(fd)...), nil
 }
 
+// modern leaves out the interface that virtio devices had before version 1.0:
+// firmware and guest look at one less each time they go through the bus.
+const modern = "disable-legacy=on"
+
 func diskArguments(d driver.Disk) ([]string, error) {
 	// What the guest discards leaves the file, so that it stays sparse.
 	b := blockdev{NodeName: "disk-" + d.Serial, Driver: "raw", ReadOnly: d.ReadOnly,
@@ -120,7 +124,7 @@ func diskArguments(d driver.Disk) ([]string, error) {
 	}
 	return []string{
 		"-blockdev", string(spec),
-		"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s", b.NodeName, d.Serial),
+		"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s,%s", b.NodeName, d.Serial, modern),
 	}, nil
 }
 
@@ -134,7 +138,7 @@ func deviceArguments(fd int) []string {
 	args = append(args, "-mon", "chardev=qmp,mode=control")
 	args = append(args, socket("console", sockConsole)...)
 	args = append(args, "-device", "isa-serial,chardev=console")
-	args = append(args, "-device", "virtio-serial-pci,max_ports=3")
+	args = append(args, "-device", "virtio-serial-pci,"+modern+",max_ports=3")
 	args = append(args, socket("ctl", sockCtl)...)
 	args = append(args, "-device", "virtserialport,nr=1,chardev=ctl,name="+PortCtl)
 	args = append(args, socket("data", sockData)...)
@@ -142,8 +146,8 @@ func deviceArguments(fd int) []string {
 	return append(args,
 		"-netdev", fmt.Sprintf("stream,id=net,server=on,addr.type=fd,addr.str=%d", fd+sockNet),
 		// No option ROM: nothing boots from the network.
-		"-device", fmt.Sprintf("virtio-net-pci,netdev=net,mac=%s,host_mtu=%d,romfile=", banger.GuestMAC, banger.GuestMTU),
-		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng",
+		"-device", fmt.Sprintf("virtio-net-pci,%s,netdev=net,mac=%s,host_mtu=%d,romfile=", modern, banger.GuestMAC, banger.GuestMTU),
+		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,"+modern+",rng=rng",
 	)
 }
 
