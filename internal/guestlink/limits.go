@@ -16,6 +16,9 @@ type limits struct {
 	// firstRing and lastRing bound the wait for an answer to a doorbell, which
 	// doubles from ring to ring.
 	firstRing, lastRing time.Duration
+	// kept is how long the guest may take to answer over a connection that an
+	// earlier session used, before another one is made: five rings.
+	kept time.Duration
 	// writeStall is how long the guest may take nothing before the session is
 	// ended.
 	writeStall time.Duration
@@ -37,6 +40,7 @@ func defaultLimits() limits {
 	return limits{
 		firstRing:  250 * time.Millisecond,
 		lastRing:   4 * time.Second,
+		kept:       8 * time.Second,
 		writeStall: 20 * time.Second,
 		streams:    512,
 		window:     1 << 20,
