@@ -70,7 +70,7 @@ func (c *channels) reset(ctx context.Context, payload []byte, lim limits) error 
 // agree rings with longer and longer waits.
 func (c *channels) agree(ctx context.Context, payload []byte, lim limits) error {
 	for wait := lim.firstRing; ; wait = min(2*wait, lim.lastRing) {
-		err := c.ring(ctx, payload, wait)
+		err := c.ring(ctx, payload, wait, lim.stale)
 		switch {
 		case err == nil:
 			return nil
@@ -82,9 +82,9 @@ func (c *channels) agree(ctx context.Context, payload []byte, lim limits) error 
 	}
 }
 
-// ring writes one doorbell and waits for its answer. The error is
-// os.ErrDeadlineExceeded when wait is over.
-func (c *channels) ring(ctx context.Context, payload []byte, wait time.Duration) error {
+// ring writes one doorbell and waits for its answer behind at most stale bytes. The
+// error is os.ErrDeadlineExceeded when wait is over.
+func (c *channels) ring(ctx context.Context, payload []byte, wait time.Duration, stale int64) error {
 	bell := linkwire.Doorbell{Kind: linkwire.KindReset, Payload: payload}
 	if _, err := rand.Read(bell.Nonce[:]); err != nil {
 		return err
@@ -99,7 +99,7 @@ func (c *channels) ring(ctx context.Context, payload []byte, wait time.Duration)
 	if _, err := c.ctl.Write(bell.Append(nil)); err != nil {
 		return fmt.Errorf("ctl channel: %w", err)
 	}
-	if err := linkwire.SkipTo(c.in, bell.Nonce, maxStale); err != nil {
+	if err := linkwire.SkipTo(c.in, bell.Nonce, stale); err != nil {
 		return fmt.Errorf("data channel: %w", err)
 	}
 	if _, err := c.data.Write(linkwire.Preamble(bell.Nonce)); err != nil {
