@@ -49,7 +49,9 @@ func testResets(t *testing.T, make Make) {
 	s.reset()
 	id := s.identity()
 	var slowest time.Duration
-	for n := range resets(t) {
+	n := 0
+	defer func() { t.Logf("%d resets, the slowest %s", n, slowest) }()
+	for want := resets(t); n < want; n++ {
 		traffic := s.load()
 		begun := time.Now()
 		s.reset()
@@ -58,7 +60,6 @@ func testResets(t *testing.T, make Make) {
 			t.Fatalf("traffic before reset %d: %v", n+1, err)
 		}
 	}
-	t.Logf("%d resets, the slowest %s", resets(t), slowest)
 	if got := s.identity(); got != id {
 		t.Errorf("guest %s, then %s", id, got)
 	}
