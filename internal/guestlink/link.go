@@ -100,19 +100,22 @@ func (l *Link) Reset(ctx context.Context, payload []byte) error {
 // no connection yet, or if the one of the session before has ended or stays
 // silent. The caller has the turn.
 func (l *Link) agree(ctx context.Context, payload []byte) error {
+	var lost error
 	if l.ch != nil {
 		bounded, cancel := context.WithTimeoutCause(ctx, l.limits.kept, errSilent)
-		err := l.ring(bounded, payload)
+		lost = l.ring(bounded, payload)
 		cancel()
-		if err == nil || ctx.Err() != nil || errors.Is(err, linkwire.ErrNoPreamble) {
-			return err
+		if lost == nil || ctx.Err() != nil || errors.Is(lost, linkwire.ErrNoPreamble) {
+			return lost
 		}
-		l.log.Info("the guest link is connected anew", "cause", err)
 		l.disconnect()
 	}
 	var err error
 	if l.ch, err = connect(ctx, l.endpoints); err != nil {
 		return err
+	}
+	if lost != nil {
+		l.log.Info("the guest link is connected anew", "cause", lost)
 	}
 	return l.ring(ctx, payload)
 }
