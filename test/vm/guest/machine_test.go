@@ -12,6 +12,7 @@ import (
 	"time"
 
 	banger "github.com/banger-dev/banger"
+	"github.com/banger-dev/banger/internal/driver/qemu"
 	"github.com/banger-dev/banger/internal/guestlink"
 	"github.com/banger-dev/banger/internal/initramfs"
 	"github.com/banger-dev/banger/internal/kernel"
@@ -114,7 +115,7 @@ func (m *machine) start() {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512", "-smp", "1",
 		"-kernel", m.kernel, "-initrd", m.initrd,
-		"-append", "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t random.trust_cpu=on cryptomgr.notests=1 tsc=reliable",
+		"-append", qemu.CommandLine("tcg"),
 		"-serial", "file:" + m.file("console.log"),
 		"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=",
 		"-device", "virtio-serial-pci,max_ports=3",
