@@ -92,6 +92,14 @@ func (h Home) Images() string { return filepath.Join(h.State, "images") }
 // Kernels holds one directory per kernel.
 func (h Home) Kernels() string { return filepath.Join(h.State, "kernels") }
 
+// Templates holds one directory per template. Each is laid out like an instance
+// (Spec, Overlay, Work, Console, the logs), with its manifest and the files of
+// the driver that froze it.
+func (h Home) Templates() string { return filepath.Join(h.State, "templates") }
+
+// Template returns the directory of the template called key.
+func (h Home) Template(key string) Instance { return Instance(filepath.Join(h.Templates(), key)) }
+
 // Initramfs holds the initramfs built per kernel and agent build.
 func (h Home) Initramfs() string { return filepath.Join(h.Cache, "initramfs") }
 
@@ -151,6 +159,13 @@ func (i Instance) VMM() string { return i.file("vmm.json") }
 
 // Booted exists once the guest of this run knows who it is.
 func (i Instance) Booted() string { return i.file("booted") }
+
+// TemplateManifest says what a template is, as JSON; it is written last.
+func (i Instance) TemplateManifest() string { return i.file("template.json") }
+
+// Memory and DeviceState are the frozen guest of a template.
+func (i Instance) Memory() string      { return i.file("memory") }
+func (i Instance) DeviceState() string { return i.file("devices") }
 
 // Exit is how the last run ended, written by the supervisor as it leaves.
 func (i Instance) Exit() string { return i.file("exit.json") }
