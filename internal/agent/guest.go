@@ -51,6 +51,7 @@ func (g *guest) Boot(payload []byte) {
 	if err := identity.Apply(boot); err != nil {
 		g.log.Error("identity is not complete", "cause", err)
 	}
+	g.rpc.SetTemplate(boot.Template)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.boot, g.ssh, g.known = boot, nil, true
@@ -73,7 +74,7 @@ func (g *guest) Started() {
 
 // Stream implements link.Handler.
 func (g *guest) Stream(conn net.Conn, port uint32, broken func() bool) {
-	if !g.isKnown() {
+	if !g.serves(port) {
 		abort(conn)
 		return
 	}
@@ -91,10 +92,12 @@ func (g *guest) Stream(conn net.Conn, port uint32, broken func() bool) {
 	}
 }
 
-func (g *guest) isKnown() bool {
+// serves reports whether port is open: none before the guest knows who it is,
+// and only that of the Agent service while it is nobody's.
+func (g *guest) serves(port uint32) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.known
+	return g.known && (!g.boot.Template || port == linkwire.PortRPC)
 }
 
 func (g *guest) serveSSH(conn net.Conn) {
