@@ -232,8 +232,11 @@ func testStandsStill(t *testing.T, s *subject) {
 func testCopies(t *testing.T, s *subject, id string) {
 	s = s.on(t)
 	var all [copies]*subject
+	var consoles [copies]*listener
 	for i := range all {
 		all[i] = s.restore()
+		// Joined before the guest runs, it misses nothing.
+		consoles[i] = listen(t, all[i])
 	}
 	for _, c := range all {
 		c.run()
@@ -254,7 +257,10 @@ func testCopies(t *testing.T, s *subject, id string) {
 			t.Errorf("copy %d kept %.100q", i, got)
 		}
 		checkNetwork(t, c)
-		checkConsole(t, c, listen(t, c))
+		text := fmt.Sprintf("words of copy %d", i)
+		c.ask(testguest.PortConsole, text+"\n")
+		consoles[i].expect(t, text)
+		consoles[i].conn.Close()
 	}
 	checkSuccession(t, all[0], id)
 	if err := all[1].vm.(driver.Freezer).Freeze(t.Context(), t.TempDir()); err == nil || all[1].alive() {
