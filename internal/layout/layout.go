@@ -100,6 +100,9 @@ func (h Home) Templates() string { return filepath.Join(h.State, "templates") }
 // Template returns the directory of the template called key.
 func (h Home) Template(key string) Instance { return Instance(filepath.Join(h.Templates(), key)) }
 
+// TemplatesLock is held (flock) by who makes a template: one at a time.
+func (h Home) TemplatesLock() string { return Lock(h.Templates()) }
+
 // Initramfs holds the initramfs built per kernel and agent build.
 func (h Home) Initramfs() string { return filepath.Join(h.Cache, "initramfs") }
 
@@ -142,6 +145,9 @@ func (i Instance) Overlay() string { return i.file("overlay.ext4") }
 // Work is the disk mounted at /root.
 func (i Instance) Work() string { return i.file("work.ext4") }
 
+// NewDisks is where disks are made that replace those of a VM: laid out like it.
+func (i Instance) NewDisks() Instance { return Instance(Temp(i.file("disks"))) }
+
 // Console is the guest's console, as the supervisor kept it.
 func (i Instance) Console() string { return i.file("console.log") }
 
@@ -182,6 +188,9 @@ func (i Instance) GuestCtl() string     { return i.file("ctl.sock") }
 func (i Instance) GuestData() string    { return i.file("data.sock") }
 func (i Instance) GuestNet() string     { return i.file("net.sock") }
 func (i Instance) GuestConsole() string { return i.file("console.sock") }
+
+// Supervisor is the name of the supervisor's binary.
+const Supervisor = "banger-vm"
 
 // Companion returns the path of another binary of the same build: beside the
 // running one.
