@@ -66,9 +66,13 @@ func (g *guest) Boot(payload []byte) {
 	}
 	select {
 	case <-g.online:
-		g.connect(boot.Network)
+		// A copy of a guest has the network of its original already.
+		if !proto.Equal(g.boot.Network, boot.Network) {
+			g.connect(boot.Network)
+		}
 	default: // Started does it: the driver is loaded after the first answer
 	}
+	g.rpc.SetTemplate(boot.Template)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.boot, g.ssh, g.known = boot, nil, true
@@ -108,7 +112,7 @@ func (g *guest) Started() {
 
 // Stream implements link.Handler.
 func (g *guest) Stream(conn net.Conn, port uint32, broken func() bool) {
-	if !g.isKnown() {
+	if !g.serves(port) {
 		abort(conn)
 		return
 	}
@@ -129,10 +133,12 @@ func (g *guest) Stream(conn net.Conn, port uint32, broken func() bool) {
 	}
 }
 
-func (g *guest) isKnown() bool {
+// serves reports whether port is open: none before the guest knows who it is,
+// and only that of the Agent service while it is nobody's.
+func (g *guest) serves(port uint32) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.known
+	return g.known && (!g.boot.Template || port == linkwire.PortRPC)
 }
 
 func (g *guest) serveSSH(conn net.Conn) {

@@ -83,7 +83,7 @@ func (d *Daemon) awaitSettled(settled *sync.WaitGroup) {
 // may see the VM as it is, at the latest when reconcile returns.
 func (d *Daemon) reconcile(m *machine, op store.Operation, pending bool, settled func()) {
 	defer settled()
-	o := &operation{m, op}
+	o := &operation{m: m, rec: op}
 	switch {
 	case pending && op.Kind == store.KindCreate:
 		d.log.Info("an unfinished create is undone", "vm", m.id, "step", op.Step)
@@ -119,7 +119,7 @@ func (d *Daemon) resume(m *machine, kind store.Kind) *operation {
 	op, err := m.begin(d.life, kind, unchanged)
 	if op == nil {
 		d.log.Error("an operation is not recorded", "vm", m.id, "error", err)
-		return &operation{m, store.Operation{VMID: m.id, Kind: kind}}
+		return &operation{m: m, rec: store.Operation{VMID: m.id, Kind: kind}}
 	}
 	return op
 }
@@ -163,14 +163,17 @@ func (d *Daemon) missing(m *machine) {
 }
 
 // sweep removes what belongs to no VM, and beside the first requests what is
-// left of builds that died.
+// left of builds and templates whose makers died.
 func (d *Daemon) sweep(ctx context.Context) {
 	found, err := leftover.Find(ctx, d.opts.Home, d.store, d.ours)
 	if err != nil {
 		d.log.Error("leftovers are not looked for", "error", err)
 	}
 	d.clear(ctx, found)
-	d.work.Go(func() { d.clear(d.life, leftover.Builds(d.opts.Home, d.log)) })
+	d.work.Go(func() {
+		d.clear(d.life, leftover.Templates(d.opts.Home, d.ours))
+		d.clear(d.life, leftover.Builds(d.opts.Home, d.log))
+	})
 }
 
 func (d *Daemon) clear(ctx context.Context, found []leftover.Leftover) {

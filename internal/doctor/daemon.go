@@ -17,6 +17,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 	"github.com/banger-dev/banger/api/banger/v1/bangerv1connect"
+	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/leftover"
 	"github.com/banger-dev/banger/internal/lockfile"
 	"github.com/banger-dev/banger/internal/store"
@@ -182,7 +183,7 @@ func (e *examiner) daemonLives() bool {
 
 // ours accepts the programs that a VM consists of.
 func (e *examiner) ours(program string) bool {
-	return program == "banger-vm" || strings.HasPrefix(program, "qemu-system-") ||
+	return program == layout.Supervisor || strings.HasPrefix(program, "qemu-system-") ||
 		(e.cfg.QEMUBin != "" && program == filepath.Base(e.cfg.QEMUBin))
 }
 

@@ -111,6 +111,10 @@ func (g guestAgent) Tune(context.Context, *agentv1.TuneRequest) (*agentv1.TuneRe
 	return &agentv1.TuneResponse{}, nil
 }
 
+func (g guestAgent) Warm(context.Context, *agentv1.WarmRequest) (*agentv1.WarmResponse, error) {
+	return &agentv1.WarmResponse{}, nil
+}
+
 type heldConn struct {
 	net.Conn
 	once   sync.Once

@@ -69,6 +69,7 @@ func run() error {
 	fmt.Fprintln(console, "guest: up")
 	g := &testguest.Guest{Ctl: ctl, Data: data, Handle: testguest.Services(testguest.Machine{
 		Console:  console,
+		Data:     data,
 		PowerOff: func() { end(unix.LINUX_REBOOT_CMD_POWER_OFF) },
 		Crash:    func() { end(unix.LINUX_REBOOT_CMD_RESTART) },
 	})}
