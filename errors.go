@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Code is one of a small closed set of error kinds, the same on every contract.
@@ -50,12 +51,15 @@ type Error struct {
 	Cause error
 }
 
+// beforeHint stands between the message and the hint.
+const beforeHint = "; try: "
+
 // Error returns the message and, after "; try: ", the hint.
 func (e *Error) Error() string {
 	if e.Hint == "" {
 		return e.Message
 	}
-	return e.Message + "; try: " + e.Hint
+	return e.Message + beforeHint + e.Hint
 }
 
 // Unwrap returns the cause.
@@ -67,10 +71,40 @@ func (e *Error) WithHint(format string, args ...any) *Error {
 	return e
 }
 
-// Errorf makes an Error. A %w in format becomes its cause.
+// Errorf makes an Error. A %w in format becomes its cause. The hint of an Error
+// among args does not stay in the middle of the message: it is the new one's
+// own, until WithHint sets another.
 func Errorf(code Code, format string, args ...any) *Error {
 	wrapped := fmt.Errorf(format, args...)
-	return &Error{Code: code, Message: wrapped.Error(), Cause: errors.Unwrap(wrapped)}
+	e := &Error{Code: code, Message: wrapped.Error(), Cause: errors.Unwrap(wrapped)}
+	for _, arg := range args {
+		if inner, ok := arg.(error); ok {
+			text, hint := Split(inner)
+			if hint != "" {
+				e.Message = strings.Replace(e.Message, inner.Error(), text, 1)
+				e.Hint = hint
+			}
+		}
+	}
+	return e
+}
+
+// Split divides the text of err into what happened and the next step, so that
+// an error around an Error says only one. The hint may be empty.
+func Split(err error) (text, hint string) {
+	text = err.Error()
+	var e *Error
+	if !errors.As(err, &e) || e.Hint == "" {
+		return text, ""
+	}
+	return strings.Replace(text, beforeHint+e.Hint, "", 1), e.Hint
+}
+
+// SplitText is Split for the text of an Error that came from another process,
+// as one line of its log.
+func SplitText(line string) (text, hint string) {
+	text, hint, _ = strings.Cut(line, beforeHint)
+	return text, hint
 }
 
 // CodeOf returns the code of the first Error in err's chain; context errors

@@ -15,7 +15,8 @@ func CheckName(what, name string) error {
 	if validName(name) {
 		return nil
 	}
-	return Errorf(CodeUsage, "%s name %q is not valid: use a-z, 0-9 and -, up to 63 characters, not starting with -", what, name)
+	return Errorf(CodeUsage, "%s name %q is not valid: use a-z, 0-9 and -, up to 63 characters, not starting with -", what, name).
+		WithHint("a name such as %s", RandomName())
 }
 
 // validName does without a regular expression: every program would pay for it as

@@ -53,16 +53,9 @@ func ToConnect(err error) *connect.Error {
 	}
 	code := banger.CodeOf(err)
 	detail := &bangerv1.ErrorDetail{Code: string(code)}
-	message := err.Error()
-	if known, ok := errors.AsType[*banger.Error](err); ok {
-		detail.Hint = known.Hint
-		// The hint travels apart, so that the client does not show it twice.
-		bare := *known
-		bare.Hint = ""
-		if err == error(known) || isVMError(err) {
-			message = bare.Error()
-		}
-	}
+	// The hint travels apart, so that the client does not show it twice.
+	message, hint := banger.Split(err)
+	detail.Hint = hint
 	if about, ok := errors.AsType[*VMError](err); ok {
 		detail.VmId, detail.VmName, detail.ConsoleTail = about.VMID, about.VMName, about.ConsoleTail
 	}
@@ -74,11 +67,6 @@ func ToConnect(err error) *connect.Error {
 		wire.AddDetail(encoded)
 	}
 	return wire
-}
-
-func isVMError(err error) bool {
-	_, ok := err.(*VMError)
-	return ok
 }
 
 // FromConnect decodes what a client's call returned: a *banger.Error, inside a

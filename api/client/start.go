@@ -48,7 +48,7 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 		return conn, nil
 	}
 	if !notThere(err) {
-		return nil, &startError{banger.Errorf(banger.CodeUnavailable, "the daemon is not reachable: %w", err)}
+		return nil, &startError{unusable(c.home, "the daemon is not reachable", err)}
 	}
 	if !c.autostart {
 		return nil, &startError{banger.Errorf(banger.CodeUnavailable, "%w", ErrNotRunning).WithHint("banger daemon start")}
@@ -75,17 +75,17 @@ func start(ctx context.Context, home layout.Home) (net.Conn, error) {
 		banger.Errorf(banger.CodeUnavailable, "the daemon did not answer within %s", startWithin).WithHint("banger daemon logs"))
 	defer cancel()
 	if err := os.MkdirAll(home.State, 0o700); err != nil {
-		return nil, banger.Errorf(banger.CodeUnavailable, "state directory: %w", err)
+		return nil, unusable(home, "the daemon cannot be started", err)
 	}
 	sock, err := watch(home.State)
 	if err != nil {
-		return nil, banger.Errorf(banger.CodeUnavailable, "watch %s: %w", home.State, err)
+		return nil, unusable(home, "the daemon cannot be watched as it starts", err)
 	}
 	defer sock.close()
 	for {
 		lock, err := lockfile.Try(home.StartLock())
 		if err != nil {
-			return nil, banger.Errorf(banger.CodeUnavailable, "start the daemon: %w", err)
+			return nil, unusable(home, "the daemon cannot be started", err)
 		}
 		if lock != nil {
 			defer lock.Release()
@@ -101,6 +101,23 @@ func start(ctx context.Context, home layout.Home) (net.Conn, error) {
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// unusable is the error for a state directory in which a daemon can neither be
+// reached nor started: it is somebody else's, read-only, or no directory.
+func unusable(home layout.Home, what string, err error) error {
+	return banger.Errorf(banger.CodeUnavailable, "%s: %w", what, err).
+		WithHint("ls -ld %s, or BANGER_HOME=… to use another directory", home.State)
+}
+
+// notStarted is the error for a daemon that ended with last on its log: its own
+// next step, if it named one.
+func notStarted(last string) error {
+	text, hint := banger.SplitText(last)
+	if hint == "" {
+		hint = "banger daemon logs"
+	}
+	return banger.Errorf(banger.CodeUnavailable, "the daemon did not start: %s", text).WithHint("%s", hint)
 }
 
 // spawn starts bangerd and waits until its socket answers or it ends. The
@@ -138,8 +155,7 @@ func spawn(ctx context.Context, home layout.Home, sock *watcher) (net.Conn, erro
 			} else {
 				other.Release()
 			}
-			return nil, banger.Errorf(banger.CodeUnavailable, "the daemon did not start: %s", log.lastLine(err)).
-				WithHint("banger daemon logs")
+			return nil, notStarted(log.lastLine(err))
 		}
 	}
 }
@@ -153,7 +169,7 @@ type daemonLog struct {
 func openLog(home layout.Home) (*daemonLog, error) {
 	file, err := os.OpenFile(home.DaemonLog(), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, banger.Errorf(banger.CodeUnavailable, "daemon log: %w", err)
+		return nil, unusable(home, "the daemon's log cannot be written", err)
 	}
 	info, err := file.Stat()
 	if err != nil {
@@ -193,7 +209,7 @@ func launch(log *os.File) (*exec.Cmd, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Env = environ(os.Environ())
 	if err := cmd.Start(); err != nil {
-		return nil, banger.Errorf(banger.CodeUnavailable, "start %s: %w", path, err)
+		return nil, banger.Errorf(banger.CodeUnavailable, "the daemon cannot be started: %w", err).WithHint("make install")
 	}
 	return cmd, nil
 }

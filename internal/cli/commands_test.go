@@ -107,12 +107,12 @@ func TestCreate(t *testing.T) {
 	}
 }
 
-func TestNewerThanTheDaemon(t *testing.T) {
+func TestOtherBuildThanTheDaemon(t *testing.T) {
 	d := newFakeDaemon(t)
 	d.build.Version = "v0"
 	w := newWorld(t, d, "")
-	w.expect(t, w.run("ps"), 0, "", "newer than the daemon (v0+unknown); try: banger daemon restart")
-	if strings.Count(w.err.String(), "newer") != 1 {
+	w.expect(t, w.run("ps"), 0, "", "the daemon (v0+unknown) is of another build than this program (dev+unknown); try: banger daemon restart")
+	if strings.Count(w.err.String(), "another build") != 1 {
 		t.Errorf("stderr is %q", w.err.String())
 	}
 	w = newWorld(t, d, "")

@@ -129,7 +129,7 @@ func (o *createOptions) check(a *App) error {
 		}
 	}
 	if o.vcpuSet && (o.vcpu < 1 || o.vcpu > 255) {
-		return banger.Errorf(banger.CodeUsage, "--vcpu %d is not between 1 and 255", o.vcpu)
+		return banger.Errorf(banger.CodeUsage, "--vcpu %d is not between 1 and 255", o.vcpu).WithHint("--vcpu 1")
 	}
 	if o.timeout <= 0 {
 		return banger.Errorf(banger.CodeUsage, "--timeout %s is not a time to wait", o.timeout).WithHint("--timeout 90s")
@@ -144,7 +144,8 @@ func oneOf(flag, value string, known ...string) error {
 	if value == "" || slices.Contains(known, value) {
 		return nil
 	}
-	return banger.Errorf(banger.CodeUsage, "%s %q is not one of %s", flag, value, strings.Join(known, ", "))
+	return banger.Errorf(banger.CodeUsage, "%s %q is not one of %s", flag, value, strings.Join(known, ", ")).
+		WithHint("%s %s", flag, known[0])
 }
 
 // memorySize is 0 for a flag that was not given.
@@ -154,7 +155,7 @@ func memorySize(flag, text string) (int64, error) {
 	}
 	n, err := banger.ParseMemory(text)
 	if err == nil && n <= 0 {
-		err = banger.Errorf(banger.CodeUsage, "memory %q is less than 1 MiB", text)
+		err = banger.Errorf(banger.CodeUsage, "memory %q is less than 1 MiB", text).WithHint("512M or 8G")
 	}
 	return n, flagError(flag, err)
 }
@@ -166,7 +167,7 @@ func diskSize(flag, text string) (int64, error) {
 	}
 	n, err := banger.ParseSize(text)
 	if err == nil && n <= 0 {
-		err = banger.Errorf(banger.CodeUsage, "size %q is nothing", text)
+		err = banger.Errorf(banger.CodeUsage, "size %q is nothing", text).WithHint("512M or 8G")
 	}
 	return n, flagError(flag, err)
 }

@@ -28,7 +28,12 @@ func (a *App) newDaemonLogs(run func(context.Context, *daemonLogsOptions) error)
 	cmd := &cobra.Command{
 		Use: "logs", Short: "Show the daemon's log, also when it does not run", Args: none,
 		Example: examples("banger daemon logs --tail 20", "banger daemon logs -f"),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), opts) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkTail(cmd, opts.tail); err != nil {
+				return err
+			}
+			return run(cmd.Context(), opts)
+		},
 	}
 	cmd.Flags().BoolVarP(&opts.follow, "follow", "f", false, "go on with what is written")
 	cmd.Flags().IntVar(&opts.tail, "tail", -1, "only the last N lines (default all)")

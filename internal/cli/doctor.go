@@ -146,8 +146,11 @@ func (a *App) examine(ctx context.Context, repair bool) ([]byte, error) {
 	var exited *exec.ExitError
 	if out.Len() == 0 && (err == nil || errors.As(err, &exited)) {
 		lines := strings.Split(strings.TrimSpace(problems.String()), "\n")
-		return nil, banger.Errorf(banger.CodeUnavailable, "the host cannot be checked: %s", strings.TrimPrefix(lines[len(lines)-1], "bangerd: ")).
-			WithHint("banger daemon logs")
+		text, hint := banger.SplitText(strings.TrimPrefix(lines[len(lines)-1], "bangerd: "))
+		if hint == "" {
+			hint = "banger daemon logs"
+		}
+		return nil, banger.Errorf(banger.CodeUnavailable, "the host cannot be checked: %s", text).WithHint("%s", hint)
 	}
 	if err != nil && !errors.As(err, &exited) {
 		return nil, banger.Errorf(banger.CodeUnavailable, "run %s: %w", path, err)

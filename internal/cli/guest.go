@@ -66,7 +66,7 @@ func (o *guestOptions) environment(a *App, withTTY bool) ([]string, error) {
 	if o.envFile != "" {
 		data, err := os.ReadFile(o.envFile)
 		if err != nil {
-			return nil, banger.Errorf(banger.CodeUsage, "--env-file: %w", err)
+			return nil, banger.Errorf(banger.CodeUsage, "--env-file: %w", err).WithHint("a file of K=V lines")
 		}
 		scanner := bufio.NewScanner(bytes.NewReader(data))
 		scanner.Buffer(nil, 1<<20)
@@ -96,7 +96,7 @@ func (o *guestOptions) environment(a *App, withTTY bool) ([]string, error) {
 func (a *App) envPair(entry string) (pair string, ok bool, err error) {
 	name, _, found := strings.Cut(entry, "=")
 	if name == "" || strings.ContainsAny(entry, "\x00") || !utf8.ValidString(entry) {
-		return "", false, banger.Errorf(banger.CodeUsage, "environment %q is not K=V", entry)
+		return "", false, banger.Errorf(banger.CodeUsage, "environment %q is not K=V", entry).WithHint("-e NAME=value, or -e NAME to copy it")
 	}
 	if found {
 		return entry, true, nil
@@ -142,7 +142,7 @@ func (o *guestOptions) prepare(a *App) (*guestRun, error) {
 	}
 	for _, arg := range o.argv {
 		if !utf8.ValidString(arg) || strings.ContainsRune(arg, 0) {
-			return nil, banger.Errorf(banger.CodeUsage, "argument %q is not valid UTF-8 without NUL", arg)
+			return nil, banger.Errorf(banger.CodeUsage, "argument %q is not valid UTF-8 without NUL", arg).WithHint("pass it on stdin")
 		}
 	}
 	env, err := o.environment(a, withTTY)

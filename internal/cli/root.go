@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	banger "github.com/banger-dev/banger"
 )
@@ -111,10 +112,23 @@ func (a *App) root() *cobra.Command {
 	flags.BoolVar(&a.json, "json", false, "print one JSON document (JSON lines for what streams)")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print ids or names only, no progress")
 	flags.StringVar(&a.progress, "progress", "auto", "progress on stderr: auto, plain, json or none")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd.CommandPath(), err} })
+	root.SetFlagErrorFunc(flagProblem)
 	root.SetHelpCommand(newHelp(root))
 	a.addCommands(root)
 	return root
+}
+
+// flagProblem is the error of a flag. A value that Go's parsers refuse is told
+// without their names.
+func flagProblem(cmd *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		kind := map[string]string{"int": "a number", "duration": "a time such as 90s or 5m", "bool": "true or false"}[invalid.GetFlag().Value.Type()]
+		if kind != "" {
+			err = fmt.Errorf("--%s %q is not %s", invalid.GetFlag().Name, invalid.GetValue(), kind)
+		}
+	}
+	return &usageError{cmd.CommandPath(), err}
 }
 
 // newHelp is banger help.
@@ -167,11 +181,33 @@ func groupRun(cmd *cobra.Command, args []string) error {
 		return cmd.Help()
 	}
 	err := fmt.Errorf("%q is not a command of %s", args[0], cmd.CommandPath())
+	if deeper := inGroups(cmd, args[0]); len(deeper) > 0 {
+		return banger.Errorf(banger.CodeUsage, "%w", err).WithHint("%s", strings.Join(deeper, ", or "))
+	}
 	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, ", "))
+		for i, name := range near {
+			near[i] = cmd.CommandPath() + " " + name
+		}
+		return banger.Errorf(banger.CodeUsage, "%w", err).WithHint("%s", strings.Join(near, ", or "))
 	}
 	return &usageError{cmd.CommandPath(), err}
+}
+
+// inGroups are the commands called name one level below those of cmd, that of
+// VMs first.
+func inGroups(cmd *cobra.Command, name string) (paths []string) {
+	for _, group := range cmd.Commands() {
+		found, _, err := group.Find([]string{name})
+		switch {
+		case err != nil || found == group:
+		case group.Name() == "vm":
+			paths = append([]string{found.CommandPath()}, paths...)
+		default:
+			paths = append(paths, found.CommandPath())
+		}
+	}
+	return paths
 }
 
 func examples(lines ...string) string { return "  " + strings.Join(lines, "\n  ") }

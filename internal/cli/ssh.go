@@ -33,7 +33,7 @@ func (a *App) newVMSSH(run func(context.Context, *vmSSHOptions) error) *cobra.Co
 		run = runVMSSH
 	}
 	cmd := &cobra.Command{
-		Use: "ssh NAME [-- CMD...]", Short: "Log in to a VM with the host's ssh",
+		Use: "ssh [flags] NAME [-- CMD...]", Short: "Log in to a VM with the host's ssh",
 		Long: "Runs the host's ssh with the VM's known host key and the key that banger made.\n" +
 			"The user's own ssh configuration is not read; for that, and for scp, sftp, rsync\n" +
 			"and editors, see banger ssh-config. With --json the ssh command line is printed.",
@@ -58,7 +58,7 @@ func runVMSSH(ctx context.Context, opts *vmSSHOptions) error {
 	a := opts.app
 	ssh, err := exec.LookPath("ssh")
 	if err != nil {
-		return banger.Errorf(banger.CodeUnavailable, "ssh is not installed").WithHint("apt install openssh-client")
+		return banger.Errorf(banger.CodeUnavailable, "ssh is not installed").WithHint("sudo apt-get install openssh-client")
 	}
 	c, err := a.Client()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -49,9 +50,19 @@ func (a *App) compareBuilds(status *bangerv1.StatusResponse) {
 	if err != nil || form == "json" || form == "silent" {
 		return
 	}
-	if older := ours.Time < theirs.Time && ours.Time != "unknown"; older {
-		fmt.Fprintf(a.IO.Err, "banger: the daemon (%s) is newer than this program (%s)\n", theirs.Version, ours.Version)
-		return
+	fmt.Fprintf(a.IO.Err, "banger: %s\n", differ(ours, theirs))
+}
+
+// differ says how this program's build and the daemon's differ. A build by hand
+// has no time, and is neither older nor newer.
+func differ(ours, theirs banger.Build) string {
+	_, errOurs := time.Parse(time.RFC3339, ours.Time)
+	_, errTheirs := time.Parse(time.RFC3339, theirs.Time)
+	switch {
+	case errOurs != nil || errTheirs != nil || ours.Time == theirs.Time:
+		return fmt.Sprintf("the daemon (%s) is of another build than this program (%s); try: banger daemon restart", theirs, ours)
+	case ours.Time < theirs.Time:
+		return fmt.Sprintf("the daemon (%s) is newer than this program (%s); try: the program that was installed with it", theirs, ours)
 	}
-	fmt.Fprintf(a.IO.Err, "banger: this program (%s) is newer than the daemon (%s); try: banger daemon restart\n", ours, theirs)
+	return fmt.Sprintf("this program (%s) is newer than the daemon (%s); try: banger daemon restart", ours, theirs)
 }

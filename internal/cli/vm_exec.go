@@ -28,7 +28,7 @@ func (a *App) newVMExec(run func(context.Context, *vmExecOptions) error) *cobra.
 		run = runVMExec
 	}
 	cmd := &cobra.Command{
-		Use: "exec NAME [-- CMD...]", Short: "Run a command, or a shell, in a running VM",
+		Use: "exec [flags] NAME [-- CMD...]", Short: "Run a command, or a shell, in a running VM",
 		Long: "Runs CMD in a running VM: its exit code is banger's. Without CMD, a login shell.\n\n" +
 			"stdin is passed on, as ssh does: in a loop over lines of stdin use -i=false.\n" +
 			"Exit codes: as of banger vm run --help.",

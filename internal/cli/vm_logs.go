@@ -32,6 +32,9 @@ func (a *App) newVMLogs(run func(context.Context, *vmLogsOptions) error) *cobra.
 		ValidArgsFunction: a.completeOneVM(anyState),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.ref = args[0]
+			if err := checkTail(cmd, opts.tail); err != nil {
+				return err
+			}
 			return run(cmd.Context(), opts)
 		},
 	}
@@ -40,6 +43,14 @@ func (a *App) newVMLogs(run func(context.Context, *vmLogsOptions) error) *cobra.
 	cmd.Flags().BoolVar(&opts.boot, "boot", false, "only since the last start")
 	cmd.Flags().Lookup("tail").DefValue = "0" // which the help does not show
 	return cmd
+}
+
+// checkTail refuses a number of lines below zero, which only the default is.
+func checkTail(cmd *cobra.Command, lines int) error {
+	if lines < 0 && cmd.Flags().Changed("tail") {
+		return usagef(cmd, "--tail %d is not a number of lines", lines)
+	}
+	return nil
 }
 
 func runVMLogs(ctx context.Context, opts *vmLogsOptions) error {

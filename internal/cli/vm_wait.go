@@ -65,7 +65,8 @@ func runVMWait(ctx context.Context, opts *vmWaitOptions) error {
 	if opts.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, opts.timeout,
-			banger.Errorf(banger.CodeTimeout, "vm %q is not %s after %s", vm.Name, opts.until, opts.timeout))
+			banger.Errorf(banger.CodeTimeout, "vm %q is not %s after %s", vm.Name, opts.until, opts.timeout).
+				WithHint("banger vm show %s, or a longer --timeout", vm.Name))
 		defer cancel()
 	}
 	reporter, err := a.reporter("")

@@ -72,12 +72,12 @@ func Load(home layout.Home) (Config, error) {
 		return Config{}, nil
 	}
 	if err != nil {
-		return Config{}, banger.Errorf(banger.CodeUsage, "config %s cannot be read: %w", path, err)
+		return Config{}, banger.Errorf(banger.CodeUsage, "config %s cannot be read: %w", path, err).WithHint("ls -l %s", path)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return Config{}, banger.Errorf(banger.CodeUsage, "config %s cannot be read: %w", path, err)
+		return Config{}, banger.Errorf(banger.CodeUsage, "config %s cannot be read: %w", path, err).WithHint("ls -l %s", path)
 	}
 	return Parse(path, data)
 }
@@ -86,7 +86,7 @@ func Load(home layout.Home) (Config, error) {
 // relative paths in it.
 func Parse(path string, data []byte) (Config, error) {
 	if len(data) > maxFile {
-		return Config{}, banger.Errorf(banger.CodeUsage, "config %s is larger than 1 MiB", path)
+		return Config{}, banger.Errorf(banger.CodeUsage, "config %s is larger than 1 MiB", path).WithHint("edit %s", path)
 	}
 	var cfg Config
 	decoder := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
@@ -94,7 +94,7 @@ func Parse(path string, data []byte) (Config, error) {
 		return Config{}, decodeError(path, err)
 	}
 	if err := cfg.check(); err != nil {
-		return Config{}, banger.Errorf(banger.CodeUsage, "config %s: %w", path, err)
+		return Config{}, banger.Errorf(banger.CodeUsage, "config %s: %w", path, err).WithHint("edit %s", path)
 	}
 	cfg.SSHKeyPath = expand(filepath.Dir(path), cfg.SSHKeyPath)
 	return cfg, nil
@@ -114,9 +114,9 @@ func decodeError(path string, err error) error {
 		if key := strings.Join(bad.Key(), "."); key != "" {
 			where += fmt.Sprintf(", key %q", key)
 		}
-		return banger.Errorf(banger.CodeUsage, "%s: %s", where, strings.TrimPrefix(bad.Error(), "toml: "))
+		return banger.Errorf(banger.CodeUsage, "%s: %s", where, strings.TrimPrefix(bad.Error(), "toml: ")).WithHint("edit %s", path)
 	}
-	return banger.Errorf(banger.CodeUsage, "config %s: %w", path, err)
+	return banger.Errorf(banger.CodeUsage, "config %s: %w", path, err).WithHint("edit %s", path)
 }
 
 // expand makes a path absolute: ~/ is the user's home, anything else relative

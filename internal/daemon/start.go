@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"time"
 
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
@@ -113,7 +114,7 @@ func (d *Daemon) start(ctx context.Context, req *bangerv1.StartVMRequest, r *rep
 	defer m.give()
 	work, done := m.interruptible(ctx)
 	defer done()
-	now := m.look()
+	now := m.settled(work)
 	if now.following() {
 		return m.alreadyRuns(work, w, r)
 	}
@@ -133,6 +134,28 @@ func (d *Daemon) start(ctx context.Context, req *bangerv1.StartVMRequest, r *rep
 	}
 	op.first = first
 	return m.finishStart(work, op, w, r)
+}
+
+// settleWait bounds the wait for a follower whose run is over.
+const settleWait = 5 * time.Second
+
+// settled looks at a VM once no run is about to end: between the record of a
+// run's end, which anybody may see and act on, and the end of its follower
+// there is a moment in which it would seem to run already. The caller has the
+// turn.
+func (m *machine) settled(ctx context.Context) view {
+	now := m.look()
+	over := now.rec.State == banger.StateStopped || now.rec.State == banger.StateError
+	if !now.following() || !over || lockHeld(m.dir) {
+		return now
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleWait)
+	defer cancel()
+	select {
+	case <-now.followed:
+	case <-ctx.Done():
+	}
+	return m.look()
 }
 
 // alreadyRuns waits for a VM that somebody else has started.

@@ -33,7 +33,8 @@ func size(n int64) string { return banger.FormatSize(n) }
 func (e *examiner) vmm(ctx context.Context) {
 	found, err := e.Probe(ctx)
 	if err != nil {
-		e.add(Fail, "qemu", "banger daemon logs", "what can run VMs cannot be found out: %v", err)
+		text, fix := banger.Split(err)
+		e.add(Fail, "qemu", or(fix, "banger daemon logs"), "what can run VMs cannot be found out: %s", text)
 		return
 	}
 	e.found = found

@@ -91,7 +91,11 @@ func (s *Store) List() ([]Kernel, error) {
 
 // checkName allows what is one plain element of a path: a-z, 0-9, dot and dash.
 func checkName(name string) error {
-	return banger.CheckName("kernel", strings.ReplaceAll(name, ".", "-"))
+	if err := banger.CheckName("kernel", strings.ReplaceAll(name, ".", "-")); err != nil {
+		return banger.Errorf(banger.CodeUsage, "kernel name %q is not valid: use a-z, 0-9, dots and -, up to 63 characters, not starting with - or a dot", name).
+			WithHint("banger kernel list --available")
+	}
+	return nil
 }
 
 // Get returns the kernel called name. One that is not here is not_found; one

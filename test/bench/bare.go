@@ -30,7 +30,7 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // bareMachine is a VM of QEMU alone: machine, processor and kernel command line
 // of the driver, and no more devices than it needs.
 type bareMachine struct {
-	vm              vm
+	shape
 	vmlinux, initrd string
 	// base, if set, is a disk that the guest reads, and the guest has the two
 	// ports of the guest link.
@@ -51,9 +51,9 @@ func (m bareMachine) arguments() []string {
 	socket := func(id string, n int) []string {
 		return []string{"-chardev", fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", id, firstFile+n)}
 	}
-	args := append(qemu.BaseArguments(m.vm.Accel),
-		"-smp", strconv.Itoa(m.vm.VCPU), "-m", strconv.FormatInt(m.vm.MemoryMiB, 10)+"M",
-		"-kernel", m.vmlinux, "-initrd", m.initrd, "-append", qemu.CommandLine(m.vm.Accel))
+	args := append(qemu.BaseArguments(m.Accel),
+		"-smp", strconv.Itoa(m.VCPU), "-m", strconv.FormatInt(m.MemoryMiB, 10)+"M",
+		"-kernel", m.vmlinux, "-initrd", m.initrd, "-append", qemu.CommandLine(m.Accel))
 	args = append(args, socket("console", bareConsole)...)
 	args = append(args, "-device", "isa-serial,chardev=console")
 	if m.base == "" {
@@ -128,7 +128,11 @@ func (v *bareVM) await(word string) error {
 		}
 		said = append(said, line)
 	}
-	return fmt.Errorf("the bare VM ended: %w\n%s", v.console.Err(), strings.Join(said[max(0, len(said)-10):], "\n"))
+	err := v.console.Err()
+	if err == nil {
+		err = errors.New("its console ended")
+	}
+	return fmt.Errorf("bare VM: %w\n%s", err, strings.Join(said[max(0, len(said)-10):], "\n"))
 }
 
 // close powers it off and removes its files. It returns what QEMU complained

@@ -42,7 +42,7 @@ func (b *bench) create(ctx context.Context) ([]row, error) {
 
 // bareMachine is like the VMs of this run, with the least that can be /init.
 func (b *bench) bareMachine(ctx context.Context) (bareMachine, error) {
-	m := bareMachine{vm: b.vm}
+	m := bareMachine{shape: b.vm.shape}
 	k, err := b.kernel()
 	if err != nil {
 		return m, err

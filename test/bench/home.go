@@ -22,6 +22,9 @@ const cacheVar = "BANGER_TEST_CACHE"
 // closeTime bounds the end of a home.
 const closeTime = time.Minute
 
+// waitDelay bounds what a command that was killed leaves to be read.
+const waitDelay = 10 * time.Second
+
 // home is a BANGER_HOME of this run alone, and the commands run in it.
 type home struct {
 	dir, bin string
@@ -94,7 +97,7 @@ func (h *home) close(ctx context.Context) error {
 // command prepares a banger command with an empty stdin.
 func (h *home) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(h.bin, "banger"), args...)
-	cmd.Env, cmd.Dir = h.env, h.dir
+	cmd.Env, cmd.Dir, cmd.WaitDelay = h.env, h.dir, waitDelay
 	return cmd
 }
 
@@ -133,15 +136,20 @@ func (h *home) timed(args ...string) probe {
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }
 
+// shape is what figures of a VM depend on.
+type shape struct {
+	Image     string `json:"image"`
+	Kernel    string `json:"kernel"`
+	VCPU      int    `json:"vcpu"`
+	MemoryMiB int64  `json:"memory_mib"`
+	Driver    string `json:"driver"`
+	Accel     string `json:"accel"`
+}
+
 // vm is what show --json says, as far as it matters here.
 type vm struct {
+	shape
 	Name          string `json:"name"`
-	Image         string `json:"image"`
-	Kernel        string `json:"kernel"`
-	VCPU          int    `json:"vcpu"`
-	MemoryMiB     int64  `json:"memory_mib"`
-	Driver        string `json:"driver"`
-	Accel         string `json:"accel"`
 	SupervisorPID int    `json:"supervisor_pid"`
 	VMMPID        int    `json:"vmm_pid"`
 }

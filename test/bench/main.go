@@ -92,6 +92,9 @@ func (o options) wanted(j job) bool {
 	return j.always || o.image
 }
 
+// longest bounds one job: there to end what hangs.
+const longest = time.Hour
+
 // bench is one run.
 type bench struct {
 	options
@@ -142,7 +145,9 @@ func measure(ctx context.Context, b *bench, stdout io.Writer) (err error) {
 		}
 		b.say("%s", j.name)
 		start := time.Now()
-		rows, err := j.run(b, ctx)
+		bounded, cancel := context.WithTimeout(ctx, longest)
+		rows, err := j.run(b, bounded)
+		cancel()
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", j.name, err))
 			continue

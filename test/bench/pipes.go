@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -60,7 +61,7 @@ func (b *bench) pipes(ctx context.Context) (_ []row, err error) {
 
 // rawMachine boots rawGuest with the image of the VMs of this run as a disk.
 func (b *bench) rawMachine(ctx context.Context) (bareMachine, error) {
-	m := bareMachine{vm: b.vm}
+	m := bareMachine{shape: b.vm.shape}
 	k, err := b.kernel()
 	if err != nil {
 		return m, err
@@ -132,6 +133,8 @@ func (r rawPorts) in(ctx context.Context) (float64, error) {
 // measured says verb to the guest, moves the bytes, and awaits the guest's word
 // that its command has ended well.
 func (r rawPorts) measured(ctx context.Context, verb string, move func(io.ReadWriter) error) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, bareTime)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
 		for _, conn := range r.conns {
 			conn.SetDeadline(time.Unix(1, 0))
@@ -146,11 +149,10 @@ func (r rawPorts) measured(ctx context.Context, verb string, move func(io.ReadWr
 	if err := move(data); err != nil {
 		return 0, err
 	}
-	answer := make([]byte, 1<<10)
-	n, err := ctl.Read(answer)
+	answer, err := bufio.NewReader(ctl).ReadString('\n')
 	value := speed(start)
-	if err == nil && string(answer[:n]) != "done\n" {
-		err = fmt.Errorf("the raw guest: %s", strings.TrimSpace(string(answer[:n])))
+	if err == nil && answer != "done\n" {
+		err = fmt.Errorf("the raw guest: %s", strings.TrimSpace(answer))
 	}
 	return value, err
 }

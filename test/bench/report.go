@@ -25,8 +25,8 @@ type report struct {
 	Time   time.Time `json:"time"`
 	Banger string    `json:"banger"`
 	Host   host      `json:"host"`
-	// VM is the VM that ran all the time; the others are like it.
-	VM   vm    `json:"vm"`
+	// VMs are all like this.
+	VMs  shape `json:"vms"`
 	Rows []row `json:"rows"`
 }
 
@@ -46,7 +46,7 @@ func describe(ctx context.Context, b *bench) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &report{Time: time.Now().UTC().Truncate(time.Second), Banger: stamp, VM: b.vm}
+	r := &report{Time: time.Now().UTC().Truncate(time.Second), Banger: stamp, VMs: b.vm.shape}
 	r.Host = host{CPUs: runtime.NumCPU()}
 	if r.Host.CPU, err = valueOf("/proc/cpuinfo", "model name"); err != nil {
 		return nil, err
@@ -122,7 +122,7 @@ func (r *report) markdown() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# What `make bench` measured\n\n%s: %s on %d × %s, Linux %s, load %s at the start. %s. VMs: %d vcpu, %d MiB, %s/%s, kernel %s.\n\n",
 		r.Time.Format(time.DateOnly), r.Banger, r.Host.CPUs, r.Host.CPU, r.Host.Kernel, r.Host.Load,
-		r.Host.QEMU, r.VM.VCPU, r.VM.MemoryMiB, r.VM.Driver, r.VM.Accel, r.VM.Kernel)
+		r.Host.QEMU, r.VMs.VCPU, r.VMs.MemoryMiB, r.VMs.Driver, r.VMs.Accel, r.VMs.Kernel)
 	line := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
 	line(head[:])
 	line(strings.Split(strings.Repeat("---,", len(head)-1)+"---", ","))
