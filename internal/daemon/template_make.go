@@ -225,7 +225,7 @@ func (t *templates) publish(r *recipe, dir layout.Instance) error {
 	if err != nil {
 		return err
 	}
-	size, err := t.store.Size(dir)
+	size, err := template.Size(dir)
 	if err != nil {
 		return err
 	}
@@ -259,7 +259,7 @@ func (t *templates) limit() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return t.store.Limit(cfg.TemplateCacheBytes())
+	return template.Limit(cfg.TemplateCacheBytes(), t.d.opts.Home.State)
 }
 
 // runMaker runs banger-vm template to its end. It gives up when ctx ends, and

@@ -109,6 +109,7 @@ func (e *examiner) leftovers(ctx context.Context) {
 		e.add(Warn, "leftovers", "", "they cannot be looked for: %v", err)
 		return
 	}
+	found = append(found, leftover.Templates(e.Home, e.ours)...)
 	found = append(found, leftover.Builds(e.Home, e.Log)...)
 	if len(found) == 0 {
 		e.unfinished(ctx, db)

@@ -137,7 +137,9 @@ type Link interface {
 // started with Machine.Freezable.
 type Freezer interface {
 	// Freeze stops the guest, writes its memory and its devices' state to files
-	// of the driver's own in dir, mode 0400, and ends the VMM. The guest link
+	// of the driver's own in dir, mode 0400, and ends the VMM. The files, and
+	// what the guest wrote to its disks, are on disk then; dir is Machine.Dir or
+	// on the same file system. The guest link
 	// must have no session. The disks are as the guest left them, not unmounted:
 	// they belong to the frozen guest from now on. When Freeze fails, the VMM is
 	// ended too, and dir may hold parts.

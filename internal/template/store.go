@@ -64,7 +64,7 @@ func (s *Store) Find(key string) (Template, bool) {
 		return Template{}, false
 	}
 	t.Used = info.ModTime()
-	t.Size, _ = allocated(t.Dir) // one that is being removed: it takes nothing
+	t.Size, _ = Size(t.Dir) // one that is being removed: it takes nothing
 	return t, true
 }
 
@@ -163,20 +163,18 @@ func (s *Store) Evict(limit int64, keep string) ([]Template, error) {
 	return removed, nil
 }
 
-// Size is the storage that the files in dir take, in bytes.
-func (s *Store) Size(dir layout.Instance) (int64, error) { return allocated(dir) }
-
 // Limit is what all templates may take together, in bytes: as the config says
-// (-1: nothing), else a tenth of the file system, and no more than 8 GiB.
-func (s *Store) Limit(configured int64) (int64, error) {
+// (-1: nothing), else a tenth of the file system of path, and no more than 8 GiB.
+func Limit(configured int64, path string) (int64, error) {
 	if configured >= 0 {
 		return configured, nil
 	}
-	total, err := disk.Total(s.home.State)
+	total, err := disk.Total(path)
 	return min(8*banger.GiB, total/10), err
 }
 
-func allocated(dir layout.Instance) (int64, error) {
+// Size is the storage that the files in dir take, in bytes.
+func Size(dir layout.Instance) (int64, error) {
 	entries, err := os.ReadDir(dir.Dir())
 	if err != nil {
 		return 0, err

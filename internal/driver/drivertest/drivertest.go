@@ -100,7 +100,7 @@ func (s *subject) destroy() {
 func (s *subject) run() {
 	s.t.Helper()
 	if err := s.vm.Run(s.t.Context()); err != nil {
-		s.t.Fatal(err)
+		s.t.Fatalf("run: %v%s", err, s.logs())
 	}
 }
 

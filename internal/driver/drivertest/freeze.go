@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,13 +17,8 @@ import (
 	"github.com/banger-dev/banger/internal/layout"
 )
 
-// copies is how many copies of a guest run at once in the suite, and
-// floodedCopies how many are made, one after the other, of one that was frozen
-// under load: one in ten failed to load while bytes moved as it was frozen.
-const (
-	copies        = 3
-	floodedCopies = 20
-)
+// copies is how many copies of a guest run at once in the suite.
+const copies = 3
 
 // runFreeze runs the part of the suite for drivers that freeze and restore.
 func runFreeze(t *testing.T, make Make) {
@@ -263,6 +257,20 @@ func testCopies(t *testing.T, s *subject, id string) {
 		consoles[i].conn.Close()
 	}
 	checkSuccession(t, all[0], id)
+	checkEnds(t, all)
+}
+
+// checkEnds: a copy is not frozen again, and powers itself off like any guest.
+func checkEnds(t *testing.T, all [copies]*subject) {
+	t.Helper()
+	conn, err := all[2].vm.Link().Dial(t.Context(), testguest.PortPowerOff)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if exit := all[2].wait(); !exit.Clean {
+		t.Errorf("a copy that powered itself off: %+v", exit)
+	}
 	if err := all[1].vm.(driver.Freezer).Freeze(t.Context(), t.TempDir()); err == nil || all[1].alive() {
 		t.Errorf("a copy was frozen, or lives: %v", err)
 	}
@@ -291,88 +299,6 @@ func testCopyStarterDies(t *testing.T, s *subject, id string) {
 	}
 }
 
-// testDamaged: files that are not what was written give an error, and no VMM.
-func testDamaged(t *testing.T, s *subject) {
-	s = s.on(t)
-	dir := layout.Instance(s.machine.Dir)
-	for name, damage := range map[string]func(to layout.Instance){
-		"no memory":         func(to layout.Instance) { os.Remove(to.Memory()) },
-		"no devices":        func(to layout.Instance) { os.Remove(to.DeviceState()) },
-		"truncated memory":  func(to layout.Instance) { truncate(t, to.Memory(), 2) },
-		"truncated devices": func(to layout.Instance) { truncate(t, to.DeviceState(), 2) },
-		"empty memory":      func(to layout.Instance) { truncate(t, to.Memory(), 1<<40) },
-		"empty devices":     func(to layout.Instance) { truncate(t, to.DeviceState(), 1<<40) },
-		"written memory":    func(to layout.Instance) { scribble(t, to.Memory()) },
-		"written devices":   func(to layout.Instance) { scribble(t, to.DeviceState()) },
-	} {
-		to := layout.Instance(t.TempDir())
-		for from, path := range map[string]string{dir.Memory(): to.Memory(), dir.DeviceState(): to.DeviceState()} {
-			duplicate(t, from, path)
-		}
-		damage(to)
-		c := &subject{t: t, driver: s.driver, machine: s.twin()}
-		vm, err := restoreFrom(s.driver, to.Dir())(t.Context(), c.machine, func(h driver.Handle) error { c.handle = h; return nil })
-		if vm != nil || err == nil {
-			t.Errorf("%s: restored", name)
-			c.vm = vm
-			c.destroy()
-		} else if c.handle.PID != 0 && c.alive() {
-			t.Errorf("%s: the VMM is left", name)
-		}
-	}
-}
-
-// duplicate copies a file, with its time.
-func duplicate(t *testing.T, from, to string) {
-	t.Helper()
-	data, err := os.ReadFile(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := os.Stat(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(to, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chtimes(to, time.Time{}, st.ModTime()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// truncate leaves a part of a file, keeping its time.
-func truncate(t *testing.T, path string, divisor int64) {
-	t.Helper()
-	st, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(path, st.Size()/divisor); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chtimes(path, time.Time{}, st.ModTime()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// scribble changes bytes in the middle of a file.
-func scribble(t *testing.T, path string) {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.WriteAt([]byte("scribbled"), st.Size()/2); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // testRemoved: a copy goes on when the frozen guest is removed.
 func testRemoved(t *testing.T, s *subject, id string) {
 	c := s.on(t).restore()
@@ -390,77 +316,4 @@ func testRemoved(t *testing.T, s *subject, id string) {
 	if vm, err := restoreFrom(s.driver, s.machine.Dir)(t.Context(), s.on(t).twin(), func(driver.Handle) error { return nil }); vm != nil || err == nil {
 		t.Error("restored from nothing")
 	}
-}
-
-// testFrozenUnderLoad: a guest that is frozen while bytes move both ways can be
-// restored, every time.
-func testFrozenUnderLoad(t *testing.T, make Make, load func(*subject)) {
-	s := startFreezable(t, make)
-	s.run()
-	s.reset()
-	id := s.identity()
-	load(s)
-	s.freeze()
-	for n := range floodedCopies {
-		c := s.restore()
-		c.run()
-		c.reset()
-		if got := c.identity(); got != id {
-			t.Errorf("copy %d of guest %s is %s", n, id, got)
-		}
-		c.destroy()
-	}
-}
-
-// loadStreams has streams carry what they can, both ways, until the link ends.
-func loadStreams(s *subject) {
-	const streams, before = 4, 8 << 20 // bytes that each has carried before it returns
-	var flowing, done sync.WaitGroup
-	for range streams {
-		conn, err := s.vm.Link().Dial(s.t.Context(), testguest.PortEcho)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		flowing.Add(1)
-		done.Go(func() {
-			for block := make([]byte, 64<<10); ; {
-				if _, err := conn.Write(block); err != nil {
-					return
-				}
-			}
-		})
-		done.Go(func() {
-			defer conn.Close()
-			_, err := io.CopyN(io.Discard, conn, before/streams)
-			flowing.Done()
-			if err == nil {
-				io.Copy(io.Discard, conn)
-			}
-		})
-	}
-	flowing.Wait()
-	s.t.Cleanup(done.Wait)
-}
-
-// loadJunk has the guest fill its ring for as long as it runs, and the host
-// send what nobody reads.
-func loadJunk(s *subject) {
-	link := s.vm.Link()
-	broken := link.Broken()
-	stalled, err := link.Dial(s.t.Context(), testguest.PortFlood)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	var done sync.WaitGroup
-	done.Go(func() {
-		defer stalled.Close()
-		for block := make([]byte, 64<<10); ; {
-			if _, err := stalled.Write(block); err != nil {
-				return
-			}
-		}
-	})
-	s.t.Cleanup(done.Wait)
-	// The host has told junk from frames, and so the guest is at it.
-	await(s.t, broken, "Broken under junk")
 }

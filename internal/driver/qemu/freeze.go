@@ -46,7 +46,7 @@ func (i *instance) Freeze(ctx context.Context, dir string) error {
 	if err := errors.Join(err, i.end()); err != nil {
 		return fmt.Errorf("freeze: %w", err)
 	}
-	for _, d := range i.disks {
+	for _, d := range i.machine.Disks {
 		if d.ReadOnly {
 			continue
 		}
@@ -54,7 +54,7 @@ func (i *instance) Freeze(ctx context.Context, dir string) error {
 			return fmt.Errorf("freeze: %w", err)
 		}
 	}
-	if err := writeFrozen(layout.Instance(dir), i.dir.Memory(), state); err != nil {
+	if err := writeFrozen(layout.Instance(dir), i.machine, state); err != nil {
 		return fmt.Errorf("freeze: %w", err)
 	}
 	return nil
@@ -81,6 +81,11 @@ func (i *instance) saveState(ctx context.Context) ([]byte, error) {
 	if err := i.monitor.run(ctx, capabilities(), nil); err != nil {
 		return nil, err
 	}
+	return i.readState(ctx)
+}
+
+// readState has QEMU write the devices' state into a pipe, and returns it.
+func (i *instance) readState(ctx context.Context) (state []byte, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -92,7 +97,6 @@ func (i *instance) saveState(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	read := make(chan error, 1)
-	var state []byte
 	go func() {
 		var err error
 		state, err = io.ReadAll(io.LimitReader(r, maxState+1))
@@ -102,7 +106,8 @@ func (i *instance) saveState(ctx context.Context) ([]byte, error) {
 	err = i.migrate(ctx, command{name: "migrate", args: map[string]any{"uri": "fd:" + stateName}})
 	if err != nil {
 		r.Close()
-		return nil, errors.Join(err, <-read)
+		<-read
+		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { r.Close() })
 	defer stop()
@@ -178,7 +183,7 @@ func (i *instance) migrate(ctx context.Context, c command) error {
 // Restore implements driver.Restorer. QEMU gets the memory as its own copy of
 // what it writes, and reads the devices' state from a pipe.
 func (q *qemu) Restore(ctx context.Context, m driver.Machine, from string, save func(driver.Handle) error) (driver.Instance, error) {
-	f, err := openFrozen(layout.Instance(from), m.MemoryMiB<<20)
+	f, err := openFrozen(layout.Instance(from), m)
 	if err != nil {
 		return nil, err
 	}

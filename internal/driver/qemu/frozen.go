@@ -11,8 +11,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	banger "github.com/banger-dev/banger"
+	"github.com/banger-dev/banger/internal/driver"
 	"github.com/banger-dev/banger/internal/layout"
 )
 
@@ -30,11 +32,50 @@ const (
 // header is the first line of the file of the devices' state, as JSON.
 type header struct {
 	Format int `json:"format"`
-	// The memory's file: its size in bytes, and when it was written last.
-	MemoryBytes   int64 `json:"memory_bytes"`
+	shape
+	// MemoryWritten is when the memory's file was written last.
 	MemoryWritten int64 `json:"memory_written_unix_ns"`
 	// SHA256 is of the state, which follows the line.
 	SHA256 string `json:"sha256"`
+}
+
+// shape is what a frozen guest knows of its machine and QEMU would not compare,
+// or badly: with a disk of another size it would write past the end.
+type shape struct {
+	VCPU        int    `json:"vcpu"`
+	MemoryBytes int64  `json:"memory_bytes"`
+	Disks       []disk `json:"disks"`
+}
+
+type disk struct {
+	Serial   string `json:"serial"`
+	Bytes    int64  `json:"bytes"`
+	ReadOnly bool   `json:"read_only"`
+}
+
+func shapeOf(m driver.Machine) (shape, error) {
+	s := shape{VCPU: m.VCPU, MemoryBytes: m.MemoryMiB << 20}
+	for _, d := range m.Disks {
+		st, err := os.Stat(d.Path)
+		if err != nil {
+			return s, err
+		}
+		s.Disks = append(s.Disks, disk{d.Serial, st.Size(), d.ReadOnly})
+	}
+	return s, nil
+}
+
+// differs names the first thing in which other is not s.
+func (s shape) differs(other shape) string {
+	switch {
+	case s.MemoryBytes != other.MemoryBytes:
+		return fmt.Sprintf("%d MiB of memory, not %d", s.MemoryBytes>>20, other.MemoryBytes>>20)
+	case s.VCPU != other.VCPU:
+		return fmt.Sprintf("%d vcpus, not %d", s.VCPU, other.VCPU)
+	case !slices.Equal(s.Disks, other.Disks):
+		return fmt.Sprintf("the disks %v, not %v", s.Disks, other.Disks)
+	}
+	return ""
 }
 
 // frozen is a guest that was frozen.
@@ -57,16 +98,21 @@ func makeMemory(path string, size int64) error {
 	return errors.Join(f.Truncate(size), f.Close())
 }
 
-// writeFrozen puts the files of a frozen guest into dir: the memory, by
+// writeFrozen puts the files of the frozen guest of m into dir: the memory, by
 // renaming it, and the state. They are on disk when it returns.
-func writeFrozen(dir layout.Instance, memory string, state []byte) error {
+func writeFrozen(dir layout.Instance, m driver.Machine, state []byte) error {
+	memory := layout.Instance(m.Dir).Memory()
 	st, err := seal(memory)
+	if err != nil {
+		return err
+	}
+	machine, err := shapeOf(m)
 	if err != nil {
 		return err
 	}
 	sum := sha256.Sum256(state)
 	line, err := json.Marshal(header{
-		Format: frozenFormat, MemoryBytes: st.Size(), MemoryWritten: st.ModTime().UnixNano(),
+		Format: frozenFormat, shape: machine, MemoryWritten: st.ModTime().UnixNano(),
 		SHA256: hex.EncodeToString(sum[:]),
 	})
 	if err != nil {
@@ -108,10 +154,10 @@ func syncPath(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// openFrozen opens the frozen guest in dir, whose memory must be of size bytes
-// and as it was written.
-func openFrozen(dir layout.Instance, size int64) (*frozen, error) {
-	f, err := readFrozen(dir, size)
+// openFrozen opens the frozen guest in dir, which must be as it was written, and
+// of a machine like m.
+func openFrozen(dir layout.Instance, m driver.Machine) (*frozen, error) {
+	f, err := readFrozen(dir, m)
 	if err != nil {
 		var pathErr *fs.PathError
 		if errors.As(err, &pathErr) {
@@ -123,22 +169,25 @@ func openFrozen(dir layout.Instance, size int64) (*frozen, error) {
 	return f, nil
 }
 
-func readFrozen(dir layout.Instance, size int64) (*frozen, error) {
+func readFrozen(dir layout.Instance, m driver.Machine) (*frozen, error) {
 	h, state, err := readState(dir.DeviceState())
 	if err != nil {
 		return nil, err
+	}
+	want, err := shapeOf(m)
+	if err != nil {
+		return nil, err
+	}
+	if what := h.differs(want); what != "" {
+		return nil, fmt.Errorf("it has %s", what)
 	}
 	memory, err := os.Open(dir.Memory())
 	if err != nil {
 		return nil, err
 	}
 	st, err := memory.Stat()
-	switch {
-	case err != nil:
-	case st.Size() != h.MemoryBytes || st.ModTime().UnixNano() != h.MemoryWritten:
+	if err == nil && (st.Size() != h.MemoryBytes || st.ModTime().UnixNano() != h.MemoryWritten) {
 		err = errors.New("its memory was changed")
-	case st.Size() != size:
-		err = fmt.Errorf("it has %d MiB of memory, not %d", st.Size()>>20, size>>20)
 	}
 	if err != nil {
 		memory.Close()
@@ -159,7 +208,8 @@ func readState(path string) (h header, state []byte, err error) {
 		return h, nil, err
 	}
 	line, state, ok := bytes.Cut(data, []byte("\n"))
-	if !ok || len(line) > maxHeader || len(state) > maxState {
+	// For the first byte of nothing QEMU would wait for ever.
+	if !ok || len(line) > maxHeader || len(state) == 0 || len(state) > maxState {
 		return h, nil, errors.New("its devices' state is damaged")
 	}
 	if err := json.Unmarshal(line, &h); err != nil {

@@ -36,7 +36,7 @@ type parts struct {
 // instance implements driver.Instance.
 type instance struct {
 	dir     layout.Instance
-	disks   []driver.Disk
+	machine driver.Machine
 	log     *slog.Logger
 	proc    *vmmproc.Process
 	private private
@@ -55,7 +55,7 @@ type instance struct {
 func newInstance(ctx context.Context, m driver.Machine, log *slog.Logger, p parts) (*instance, error) {
 	dir := layout.Instance(m.Dir)
 	i := &instance{
-		dir: dir, disks: m.Disks, log: log, proc: p.proc, private: p.private, moved: make(chan string, 1),
+		dir: dir, machine: m, log: log, proc: p.proc, private: p.private, moved: make(chan string, 1),
 		stop: make(chan struct{}), watched: make(chan struct{}),
 	}
 	var err error
