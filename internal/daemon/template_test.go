@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
 
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/api/apierr"
@@ -427,6 +428,29 @@ func hanging(t *testing.T, how string) *host {
 	h.runUsual("dev")
 	h.awaitMaker()
 	return h
+}
+
+// What is made unasked has the lowest priority, and nothing else gets it.
+func TestAMakerHasTheLowestPriority(t *testing.T) {
+	h := hanging(t, daemontest.MakerHangs)
+	h.runUsual("other")
+	nice := func(root string, want int) {
+		found := process.Working(root, anyProgram)
+		if len(found) < 2 {
+			t.Errorf("processes in %s: %v", root, found)
+		}
+		for _, f := range found {
+			if n, err := unix.Getpriority(unix.PRIO_PROCESS, f.PID); err != nil || 20-n != want {
+				t.Errorf("%s has priority %d, want %d (%v)", f.Program, 20-n, want, err)
+			}
+		}
+	}
+	nice(h.home.Templates(), 19)
+	own, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nice(h.home.VMs(), 20-own)
 }
 
 func (h *host) awaitMaker() {
