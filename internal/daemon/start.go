@@ -222,6 +222,9 @@ func (m *machine) firstDisks(ctx context.Context, rec store.VM, kernel Kernel) (
 	if rec.State != banger.StateCreated {
 		return nil, nil
 	}
+	if err := os.RemoveAll(m.dir.NewDisks().Dir()); err != nil { // of a start that was killed
+		return nil, err
+	}
 	// An image that has been replaced meanwhile is not the one of the record.
 	if digest, err := m.d.localDigest(rec.Image); err != nil || digest != rec.ImageDigest {
 		return nil, err

@@ -164,9 +164,6 @@ func (t *templates) fork(ctx context.Context, f *firstRun, dir layout.Instance) 
 // replaced.
 func (t *templates) refork(ctx context.Context, f *firstRun, dir layout.Instance) error {
 	fresh := dir.NewDisks()
-	if err := os.RemoveAll(fresh.Dir()); err != nil {
-		return err
-	}
 	defer os.RemoveAll(fresh.Dir())
 	if err := os.Mkdir(fresh.Dir(), 0o700); err != nil {
 		return err

@@ -81,8 +81,8 @@ func (s *Store) Touch(key string) error {
 }
 
 // Seal makes what was frozen in the unfinished directory of m's template last:
-// nothing in it can be written, all of it is on the disk, and its manifest was
-// written after that.
+// the sockets of its VMM are gone, nothing in it can be written, all of it is on
+// the disk, and its manifest was written after that.
 func (s *Store) Seal(m Manifest) error {
 	dir := s.Unfinished(m.Key())
 	for _, path := range []string{dir.Overlay(), dir.Work()} {
@@ -90,7 +90,7 @@ func (s *Store) Seal(m Manifest) error {
 			return err
 		}
 	}
-	if err := syncFiles(dir.Dir()); err != nil {
+	if err := settle(dir.Dir()); err != nil {
 		return err
 	}
 	data, err := json.MarshalIndent(m, "", "  ")
@@ -190,16 +190,19 @@ func Size(dir layout.Instance) (int64, error) {
 	return total, nil
 }
 
-func syncFiles(dir string) error {
+// settle brings the files in dir to the disk, and removes what is no file.
+func settle(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, entry := range entries {
+		path, do := filepath.Join(dir, entry.Name()), os.Remove
 		if entry.Type().IsRegular() {
-			if err := syncPath(filepath.Join(dir, entry.Name())); err != nil {
-				return err
-			}
+			do = syncPath
+		}
+		if err := do(path); err != nil {
+			return err
 		}
 	}
 	return nil

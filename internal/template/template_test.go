@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/layout"
 )
@@ -35,8 +37,14 @@ func add(t *testing.T, s *Store, memoryMiB int64, size int) Template {
 			t.Fatal(err)
 		}
 	}
+	if err := unix.Mkfifo(dir.QMP(), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Seal(m); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Lstat(dir.QMP()); err == nil {
+		t.Error("what is no file is left")
 	}
 	if _, ok := s.Find(m.Key()); ok {
 		t.Fatal("it is found before it is published")

@@ -118,10 +118,13 @@ func (s *subject) reset() {
 func (s *subject) logs() string {
 	data, _ := os.ReadFile(layout.Instance(s.machine.Dir).VMMLog())
 	text := "\nVMM: " + string(data)
-	if s.vm == nil || s.alive() {
+	if s.vm == nil {
 		return text
 	}
-	exit, err := s.vm.Wait(s.t.Context())
+	// One that is about to end ends within this.
+	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Second)
+	defer cancel()
+	exit, err := s.vm.Wait(ctx)
 	return fmt.Sprintf("%s\nit ended: %+v, %v", text, exit, err)
 }
 

@@ -263,6 +263,9 @@ func testCopies(t *testing.T, s *subject, id string) {
 // checkEnds: a copy is not frozen again, and powers itself off like any guest.
 func checkEnds(t *testing.T, all [copies]*subject) {
 	t.Helper()
+	// As the kernel does that shuts down.
+	all[2].ask(testguest.PortResetNetwork, "")
+	all[2].identity()
 	conn, err := all[2].vm.Link().Dial(t.Context(), testguest.PortPowerOff)
 	if err != nil {
 		t.Fatal(err)

@@ -199,6 +199,14 @@ func (i *instance) load(ctx context.Context, f *frozen) error {
 	if err := i.monitor.run(ctx, capabilities(), nil); err != nil {
 		return err
 	}
+	// QEMU would announce the guest to its network, where nobody is yet.
+	quiet := command{name: "migrate-set-parameters", args: map[string]any{"announce-rounds": 0}}
+	if err := i.monitor.run(ctx, quiet, nil); err != nil {
+		return err
+	}
+	if err := i.awaitNetwork(ctx); err != nil {
+		return err
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -221,6 +229,25 @@ func (i *instance) load(ctx context.Context, f *frozen) error {
 		err = writeErr
 	}
 	return err
+}
+
+// awaitNetwork returns when QEMU serves the network, which it begins to do at
+// some time after it has started. A frame that the guest sends before, as only
+// one that was frozen can, crashes it (seen with 7.2.22).
+func (i *instance) awaitNetwork(ctx context.Context) error {
+	conn, err := connect(ctx, i.dir.GuestNet())
+	if err != nil {
+		return cause(ctx, err)
+	}
+	defer conn.Close()
+	select {
+	case <-i.joined:
+		return nil
+	case <-i.monitor.done:
+		return fmt.Errorf("join the network: %w", i.monitor.ended())
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // whole reports, with driver.ErrGone, a QEMU whose guest was never loaded.

@@ -42,7 +42,8 @@ type instance struct {
 	private private
 	monitor *qmp
 	link    *guestlink.Link
-	moved   chan string // how a migration ended
+	moved   chan string   // how a migration ended
+	joined  chan struct{} // somebody has joined the network
 
 	released sync.Once
 	stop     chan struct{} // closed by Release
@@ -55,7 +56,8 @@ type instance struct {
 func newInstance(ctx context.Context, m driver.Machine, log *slog.Logger, p parts) (*instance, error) {
 	dir := layout.Instance(m.Dir)
 	i := &instance{
-		dir: dir, machine: m, log: log, proc: p.proc, private: p.private, moved: make(chan string, 1),
+		dir: dir, machine: m, log: log, proc: p.proc, private: p.private,
+		moved: make(chan string, 1), joined: make(chan struct{}, 1),
 		stop: make(chan struct{}), watched: make(chan struct{}),
 	}
 	var err error
@@ -82,7 +84,15 @@ func connect(ctx context.Context, path string) (net.Conn, error) {
 
 // event is called for each event of the monitor.
 func (i *instance) event(name string, data json.RawMessage) {
-	if name != "SHUTDOWN" && name != "MIGRATION" {
+	switch name {
+	case "SHUTDOWN", "MIGRATION":
+	case "NETDEV_STREAM_CONNECTED":
+		select {
+		case i.joined <- struct{}{}:
+		default: // nobody waits for it
+		}
+		return
+	default:
 		return
 	}
 	var event struct {

@@ -26,6 +26,8 @@ const (
 	// PortMemory keeps what it gets, if that is not nothing, in place of what
 	// it kept, and sends what it keeps.
 	PortMemory
+	// PortResetNetwork has the guest's driver reset its network device.
+	PortResetNetwork
 	// PortFlood fills the data channel with junk until the next reset.
 	PortFlood
 )
@@ -45,6 +47,8 @@ type Machine struct {
 	Console  io.Writer
 	PowerOff func()
 	Crash    func()
+	// ResetNetwork may be nil: there is no device.
+	ResetNetwork func()
 	// Data is the data channel, for PortFlood.
 	Data Channel
 	// Saved is what Keep's function returned when this guest was frozen; nil:
@@ -116,6 +120,11 @@ func Services(m Machine) Handler {
 		case PortMemory:
 			if data, err := io.ReadAll(conn); err == nil {
 				conn.Write(s.remember(data))
+			}
+		case PortResetNetwork:
+			io.Copy(io.Discard, conn)
+			if m.ResetNetwork != nil {
+				m.ResetNetwork()
 			}
 		case PortFlood:
 			Flood(m.Data)
