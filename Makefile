@@ -53,9 +53,10 @@ vm: build
 soak: test-deps build
 	scripts/soak
 
-## bench: start, exec and list times as medians and ratios, into bench/
+## bench: start, exec and list times as medians and ratios, into docs/bench;
+## with IMAGE=1 also an image build against the bare recipe, which takes minutes
 bench: test-deps build
-	go run ./test/bench -out docs/bench
+	go run ./test/bench -out docs/bench $(if $(IMAGE),-image)
 
 ## generate: regenerate the code of the contracts
 generate:

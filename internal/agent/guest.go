@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
@@ -39,6 +40,8 @@ type guest struct {
 	// online is closed when the network has been set up, or could not be. Until
 	// then no command is run.
 	online chan struct{}
+	// network is what was set up last; nil when that failed.
+	network atomic.Pointer[agentv1.Network]
 	// setup is the goroutine that sets the network up for the first time; it
 	// ends with ctx.
 	ctx   context.Context
@@ -66,10 +69,7 @@ func (g *guest) Boot(payload []byte) {
 	}
 	select {
 	case <-g.online:
-		// A copy of a guest has the network of its original already.
-		if !proto.Equal(g.boot.Network, boot.Network) {
-			g.connect(boot.Network)
-		}
+		g.connect(boot.Network)
 	default: // Started does it: the driver is loaded after the first answer
 	}
 	g.rpc.SetTemplate(boot.Template)
@@ -78,16 +78,20 @@ func (g *guest) Boot(payload []byte) {
 	g.boot, g.ssh, g.known = boot, nil, true
 }
 
-// connect sets the network up.
+// connect sets the network up. A copy of a guest has that of its original
+// already.
 func (g *guest) connect(n *agentv1.Network) {
-	if n == nil {
+	if n == nil || proto.Equal(g.network.Load(), n) {
 		return
 	}
+	g.network.Store(nil)
 	ctx, cancel := context.WithTimeout(g.ctx, cardTime)
 	defer cancel()
 	if err := identity.ApplyNetwork(ctx, n); err != nil {
 		g.log.Error("no network", "cause", err)
+		return
 	}
+	g.network.Store(n)
 }
 
 // Started implements link.Handler. PID 1 goes on from here, and not already

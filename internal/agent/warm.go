@@ -28,8 +28,17 @@ func warmUps() []*agentv1.ExecStart {
 	}
 }
 
-// warm runs the exercise through the same door that a client's commands take.
+// warm runs the exercise through the same door that a client's commands take,
+// once the network is set up: copies of this guest find it so.
 func (g *guest) warm(ctx context.Context) error {
+	select {
+	case <-g.online:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if g.network.Load() == nil {
+		return errors.New("the network could not be set up")
+	}
 	for _, start := range warmUps() {
 		start.Id = make([]byte, 16)
 		rand.Read(start.Id)

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -13,8 +15,18 @@ import (
 
 func TestWarm(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	g := &guest{processes: process.NewManager(process.Options{Log: log}), log: log}
+	g := &guest{processes: process.NewManager(process.Options{Log: log}), log: log, online: make(chan struct{})}
 	defer g.processes.Close()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := g.warm(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("before the network is there: %v", err)
+	}
+	close(g.online)
+	if err := g.warm(t.Context()); err == nil {
+		t.Error("a guest whose network failed was warmed")
+	}
+	g.network.Store(new(agentv1.Network))
 	if err := g.warm(t.Context()); err != nil {
 		t.Fatal(err)
 	}

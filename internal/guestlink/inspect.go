@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/banger-dev/banger/internal/allowance"
 )
 
 // The yamux frame header: version 1, type 1, flags 2, stream 4, length 4, all
@@ -38,7 +40,7 @@ type inspector struct {
 	have   int    // bytes of header so far
 	body   uint32 // bytes of the present frame still to come
 
-	control, pings, stray bucket
+	control, pings, stray allowance.Bucket
 	// broken is the first violation; there is no way back from it.
 	broken error
 }
@@ -47,9 +49,9 @@ func newInspector(r io.Reader, lim limits, open func(id uint32) bool, now func()
 	at := now()
 	return &inspector{
 		r: r, window: lim.window, open: open, now: now,
-		control: newBucket(lim.control, at),
-		pings:   newBucket(lim.pings, at),
-		stray:   newBucket(lim.stray, at),
+		control: allowance.New(lim.control, at),
+		pings:   allowance.New(lim.pings, at),
+		stray:   allowance.New(lim.stray, at),
 	}
 }
 
@@ -98,7 +100,7 @@ func (i *inspector) frame() error {
 	length := binary.BigEndian.Uint32(h[8:])
 	switch h[1] {
 	case framePing:
-		if !i.pings.take(1, i.now()) {
+		if !i.pings.Take(1, i.now()) {
 			return violation("sent too many pings")
 		}
 		return nil
@@ -123,14 +125,14 @@ func (i *inspector) data(id, length uint32) error {
 	if i.open(id) {
 		return nil
 	}
-	if !i.stray.take(float64(length), i.now()) {
+	if !i.stray.Take(float64(length), i.now()) {
 		return violation("sent too many bytes on closed streams")
 	}
 	return i.count()
 }
 
 func (i *inspector) count() error {
-	if !i.control.take(1, i.now()) {
+	if !i.control.Take(1, i.now()) {
 		return violation("sent too many control frames")
 	}
 	return nil

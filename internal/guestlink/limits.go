@@ -1,6 +1,10 @@
 package guestlink
 
-import "time"
+import (
+	"time"
+
+	"github.com/banger-dev/banger/internal/allowance"
+)
 
 // maxStale is how many bytes one ring discards at most. Up to 32 MiB of an
 // earlier session can be in flight from a guest.
@@ -21,12 +25,12 @@ type limits struct {
 	window uint32
 	// control is the rate of frames that carry no data: a legitimate one stands
 	// for half a window taken or a stream opened or closed.
-	control bucketSize
+	control allowance.Size
 	// pings: an agent sends one at the start of a session and answers ours.
-	pings bucketSize
+	pings allowance.Size
 	// stray is the bytes for streams that the host has closed: each may have a
 	// window of them on the way.
-	stray bucketSize
+	stray allowance.Size
 }
 
 func defaultLimits() limits {
@@ -36,33 +40,8 @@ func defaultLimits() limits {
 		writeStall: 20 * time.Second,
 		streams:    512,
 		window:     1 << 20,
-		control:    bucketSize{burst: 20_000, perSecond: 20_000},
-		pings:      bucketSize{burst: 16, perSecond: 1},
-		stray:      bucketSize{burst: 64 << 20, perSecond: 16 << 20},
+		control:    allowance.Size{Burst: 20_000, PerSecond: 20_000},
+		pings:      allowance.Size{Burst: 16, PerSecond: 1},
+		stray:      allowance.Size{Burst: 64 << 20, PerSecond: 16 << 20},
 	}
-}
-
-// bucketSize is a budget: burst units at once, and perSecond more each second.
-type bucketSize struct{ burst, perSecond float64 }
-
-// bucket spends a budget.
-type bucket struct {
-	size bucketSize
-	left float64
-	at   time.Time
-}
-
-func newBucket(size bucketSize, now time.Time) bucket {
-	return bucket{size: size, left: size.burst, at: now}
-}
-
-// take spends n units, and reports whether they were there.
-func (b *bucket) take(n float64, now time.Time) bool {
-	b.left = min(b.size.burst, b.left+now.Sub(b.at).Seconds()*b.size.perSecond)
-	b.at = now
-	if b.left < n {
-		return false
-	}
-	b.left -= n
-	return true
 }

@@ -10,6 +10,7 @@ const (
 	consoleRetry = 500 * time.Millisecond
 	networkRetry = 50 * time.Millisecond
 	linkRetry    = 50 * time.Millisecond
+	acceptRetry  = 5 * time.Millisecond
 	maxRetry     = time.Second
 )
 

@@ -41,15 +41,20 @@ type door struct {
 	notify func(open int32)
 }
 
-// serve accepts until l is closed, and returns when every connection has ended.
+// serve accepts until l is closed, and returns when every connection has ended. A
+// connection that cannot be taken, as while no descriptor is free, is waited for.
 func (d *door) serve(ctx context.Context, l net.Listener) {
 	var all sync.WaitGroup
 	defer all.Wait()
-	for {
+	for retry := newBackoff(acceptRetry); ; {
 		conn, err := l.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) || err != nil && !retry.wait(ctx) {
 			return
 		}
+		if err != nil {
+			continue
+		}
+		retry.reset()
 		all.Go(func() {
 			defer conn.Close()
 			stop := context.AfterFunc(ctx, func() { conn.Close() })

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	banger "github.com/banger-dev/banger"
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
 	vmv1 "github.com/banger-dev/banger/api/vm/v1"
-	"github.com/banger-dev/banger/internal/linkwire"
-	"github.com/containerd/ttrpc"
+	"github.com/banger-dev/banger/internal/fault"
 )
 
 const (
@@ -20,6 +20,8 @@ const (
 	maxUnitName = 256
 	// rpcTime bounds one call to the agent.
 	rpcTime = 10 * time.Second
+	// settled is how long a session lasts that did not break at once.
+	settled = 10 * time.Second
 )
 
 // followGuest keeps a session with the guest until ctx ends: it resets the link,
@@ -27,16 +29,20 @@ const (
 func (s *supervisor) followGuest(ctx context.Context) {
 	retry := newBackoff(linkRetry)
 	for ctx.Err() == nil {
+		begun := time.Now()
 		if err := s.startSession(ctx); err != nil {
 			s.log.Debug("no session with the guest", "error", err)
 		} else {
-			retry.reset()
 			if err := s.followEvents(ctx); err != nil && ctx.Err() == nil {
 				s.log.Info("the guest's events ended", "error", err)
 			}
 			// The events are on a stream: it may end alone, while the session
 			// with its execs goes on. Ask for them again then.
 			s.followAgain(ctx)
+		}
+		// A guest that breaks every session is not waited on hand and foot.
+		if time.Since(begun) > settled {
+			retry.reset()
 		}
 		if !retry.wait(ctx) {
 			return
@@ -73,19 +79,12 @@ func (s *supervisor) startSession(ctx context.Context) error {
 	// That was an answer of the agent; commands can run from here.
 	s.applyEvent(&agentv1.Event{Ready: string(banger.GradeAgent)})
 	if payload != nil {
+		if err := fault.Point("supervisor.reset", s.vm.Info().PID); err != nil {
+			return err
+		}
 		return os.WriteFile(s.dir.Booted(), nil, 0o600)
 	}
 	return nil
-}
-
-// agent opens a client for the agent's calls; close ends it.
-func (s *supervisor) agent(ctx context.Context) (client agentv1.AgentClient, close func(), err error) {
-	conn, err := s.vm.Link().Dial(ctx, linkwire.PortRPC)
-	if err != nil {
-		return nil, nil, err
-	}
-	c := ttrpc.NewClient(conn)
-	return agentv1.NewAgentClient(c), func() { c.Close(); conn.Close() }, nil
 }
 
 // followEvents keeps the readiness in the status, until the stream ends.
@@ -133,15 +132,23 @@ func (s *supervisor) applyEvent(event *agentv1.Event) {
 	if grade != banger.GradeAgent && grade != banger.GradeSystem {
 		return
 	}
-	units := event.FailedUnits[:min(len(event.FailedUnits), maxUnits)]
-	for i, name := range units {
-		units[i] = name[:min(len(name), maxUnitName)]
-	}
+	units := boundUnits(event.FailedUnits)
 	s.status.update(func(r *vmv1.StatusResponse) {
 		if grade.Reached(banger.Grade(r.Ready)) {
 			r.Ready, r.FailedUnits = string(grade), units
 		}
 	})
+}
+
+// boundUnits copies what is kept of the names: a slice of them would hold on to
+// all of the guest's message. A name that is cut stays UTF-8, without which no
+// status could be sent.
+func boundUnits(names []string) []string {
+	var units []string
+	for _, name := range names[:min(len(names), maxUnits)] {
+		units = append(units, strings.ToValidUTF8(strings.Clone(name[:min(len(name), maxUnitName)]), ""))
+	}
+	return units
 }
 
 // askShutdown tells the agent to shut the guest down.

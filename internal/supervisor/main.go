@@ -19,14 +19,19 @@ import (
 	"github.com/banger-dev/banger/internal/confine"
 	"github.com/banger-dev/banger/internal/driver"
 	"github.com/banger-dev/banger/internal/driver/qemu"
+	"github.com/banger-dev/banger/internal/fault"
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/lockfile"
+	"github.com/banger-dev/banger/internal/logfile"
 	"github.com/banger-dev/banger/internal/probe"
 )
 
 // memoryLimit keeps the supervisor small: beyond it, in bytes, the collector
 // works harder.
 const memoryLimit = 20 << 20
+
+// maxLog bounds the supervisor's log, in bytes; the one before is kept.
+const maxLog = 1 << 20
 
 // Main runs banger-vm with the given arguments and returns its exit code.
 func Main(args []string, stdout, stderr io.Writer) int {
@@ -37,7 +42,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	var err error
 	switch args[0] {
 	case "run":
-		err = mainRun(args[1:], log)
+		err = mainRun(args[1:])
 	case "template":
 		err = mainTemplate(args[1:], log)
 	case "fingerprint":
@@ -58,8 +63,9 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// mainRun supervises the VM of an instance directory until it has ended.
-func mainRun(args []string, log *slog.Logger) error {
+// mainRun supervises the VM of an instance directory until it has ended. Its log
+// is bounded in size and rate: a guest causes most of the lines.
+func mainRun(args []string) error {
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
 	adopt := flags.Bool("adopt", false, "take over the VMM that a crashed supervisor left")
 	if err := flags.Parse(args); err != nil || flags.NArg() != 1 {
@@ -73,6 +79,12 @@ func mainRun(args []string, log *slog.Logger) error {
 		return err
 	}
 	defer lock.Release()
+	file, err := logfile.Open(dir.SupervisorLog(), maxLog)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	log := slog.New(slog.NewTextHandler(logfile.NewPaced(file), nil))
 	return Run(dir, Options{Adopt: *adopt, Drivers: drivers(log), Log: log})
 }
 
@@ -141,7 +153,7 @@ type Options struct {
 func Run(dir layout.Instance, o Options) (err error) {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
-	s := &supervisor{dir: dir, log: o.Log, started: make(chan struct{})}
+	s := &supervisor{dir: dir, log: o.Log, started: make(chan struct{}), messages: newRation(messageRate())}
 	if s.spec, err = loadSpec(dir); err != nil {
 		return errors.Join(err, saveExit(dir, exitRecord{Reason: err.Error(), Failed: true, Time: time.Now().UTC()}))
 	}
@@ -165,6 +177,9 @@ func (s *supervisor) serve(ctx context.Context, adopt bool) error {
 	}
 	stopDoor, err := s.serveDoor(life)
 	if err != nil {
+		return err
+	}
+	if err := fault.Point("supervisor.listening"); err != nil {
 		return err
 	}
 	stopOnSignal := context.AfterFunc(ctx, func() { s.stop(life, stopTime) })

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"time"
@@ -107,7 +108,8 @@ func saveHandle(dir layout.Instance, h driver.Handle) error {
 	return atomicfile.Write(dir.VMM(), data, 0o600)
 }
 
-// loadHandle reads it back; driver.ErrGone if there is none.
+// loadHandle reads it back; driver.ErrGone if there is none, or none that names a
+// process.
 func loadHandle(dir layout.Instance) (driver.Handle, error) {
 	var h driver.Handle
 	data, err := readBounded(dir.VMM())
@@ -117,8 +119,10 @@ func loadHandle(dir layout.Instance) (driver.Handle, error) {
 	if err != nil {
 		return h, err
 	}
-	err = json.Unmarshal(data, &h)
-	return h, err
+	if err := json.Unmarshal(data, &h); err != nil {
+		return h, fmt.Errorf("%w: %s: %v", driver.ErrGone, dir.VMM(), err)
+	}
+	return h, nil
 }
 
 // exitRecord is exit.json: how the last run ended.

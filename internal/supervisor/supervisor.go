@@ -10,20 +10,24 @@ import (
 	"sync"
 	"time"
 
+	banger "github.com/banger-dev/banger"
 	vmv1 "github.com/banger-dev/banger/api/vm/v1"
 	"github.com/banger-dev/banger/internal/driver"
+	"github.com/banger-dev/banger/internal/driver/vmmproc"
 	"github.com/banger-dev/banger/internal/fault"
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/logfile"
 	"github.com/banger-dev/banger/internal/network"
 )
 
-// Limits of the ways down.
+// Limits of the ways up and down.
 const (
 	// stopTime is how long a guest may take to shut down when nobody says.
 	stopTime = 20 * time.Second
 	// sessionGrace is how long a stop waits for a session to ask through.
 	sessionGrace = 3 * time.Second
+	// runTime bounds the wait for a VMM that is told to let its guest run.
+	runTime = 60 * time.Second
 	// killTime bounds the wait for a VMM that was killed.
 	killTime = 10 * time.Second
 )
@@ -39,6 +43,8 @@ type supervisor struct {
 	vm      driver.Instance
 	network *network.Network
 	console *logfile.File
+	// messages is what the guest's agent may still send.
+	messages *ration
 	// first is the console connection made before the guest ran.
 	first io.ReadCloser
 	// started is closed when vm is set.
@@ -53,6 +59,9 @@ func (s *supervisor) run(ctx context.Context, adopt bool) error {
 		return s.finish(earlierEnd(s.dir))
 	}
 	if err != nil {
+		if left := s.endVMM(); left != nil {
+			return errors.Join(err, left) // a successor finds it by its handle
+		}
 		return errors.Join(err, s.finish(exitRecord{Failed: true, Reason: err.Error()}))
 	}
 	close(s.started)
@@ -117,10 +126,13 @@ func (s *supervisor) start(ctx context.Context) (err error) {
 		err = markBoot(s.console, time.Now())
 	}
 	if err == nil {
-		err = s.vm.Run(ctx)
+		err = fault.Point("supervisor.console", s.vm.Info().PID)
+	}
+	if err == nil {
+		err = s.letRun(ctx)
 	}
 	if err != nil {
-		return errors.Join(err, s.kill())
+		return err
 	}
 	return fault.Point("supervisor.running", s.vm.Info().PID)
 }
@@ -138,7 +150,35 @@ func (s *supervisor) adopt(ctx context.Context) error {
 	if s.first, err = s.vm.Console(ctx); err != nil {
 		s.log.Warn("no console of the VMM", "error", err)
 	}
+	return s.letRun(ctx)
+}
+
+// letRun has the guest run, or go on.
+func (s *supervisor) letRun(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, runTime,
+		banger.Errorf(banger.CodeTimeout, "its VMM (process %d) did not let the guest run within %s", s.vm.Info().PID, runTime))
+	defer cancel()
 	return s.vm.Run(ctx)
+}
+
+// endVMM ends the VMM whose handle is on disk, if it lives: one that could not
+// be brought up, or that an earlier run left.
+func (s *supervisor) endVMM() error {
+	h, err := loadHandle(s.dir)
+	if errors.Is(err, driver.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	proc, err := vmmproc.Open(h)
+	if errors.Is(err, driver.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return vmmproc.Destroy(proc)
 }
 
 // follow runs everything that a living VM needs until its VMM is gone.
@@ -193,10 +233,15 @@ func (s *supervisor) stop(ctx context.Context, timeout time.Duration) (clean boo
 	s.status.begin(stateStopping, stateRunning)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	session, done := context.WithTimeout(ctx, sessionGrace)
-	defer done()
-	if err = s.awaitSession(session); err == nil {
-		err = s.askShutdown(ctx)
+	asked := s.ask(ctx)
+	defer func() {
+		for range asked {
+		}
+	}()
+	select {
+	case err = <-asked:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
 	}
 	if err == nil {
 		if exit, err := s.vm.Wait(ctx); err == nil {
@@ -204,7 +249,30 @@ func (s *supervisor) stop(ctx context.Context, timeout time.Duration) (clean boo
 		}
 	}
 	s.log.Info("the guest did not shut down: powering it off", "error", err)
-	return false, s.kill()
+	if err := s.kill(); err != nil {
+		return false, err
+	}
+	// A guest may be gone before its answer has left: it did it by itself then.
+	exit, err := s.vm.Wait(context.WithoutCancel(ctx))
+	return exit.Clean, err
+}
+
+// ask asks the guest to shut down, beside its caller: a stalled link holds up
+// even the end of a stream. What it returns is closed when the call has ended, at
+// the latest soon after the VMM has.
+func (s *supervisor) ask(ctx context.Context) <-chan error {
+	asked := make(chan error, 1)
+	go func() {
+		defer close(asked)
+		session, done := context.WithTimeout(ctx, sessionGrace)
+		defer done()
+		err := s.awaitSession(session)
+		if err == nil {
+			err = s.askShutdown(ctx)
+		}
+		asked <- err
+	}()
+	return asked
 }
 
 // kill powers the VM off at once.
@@ -231,6 +299,7 @@ func (s *supervisor) finish(end exitRecord) error {
 			err = errors.Join(err, removeErr)
 		}
 	}
+	err = errors.Join(err, fault.Point("supervisor.removed"))
 	if s.network != nil {
 		err = errors.Join(err, s.network.Close())
 	}
@@ -242,9 +311,13 @@ func (s *supervisor) finish(end exitRecord) error {
 	return err
 }
 
-// clearRun removes what an earlier run left: it must not speak for this one.
+// clearRun removes what an earlier run left: it must not speak for this one, and
+// no two VMMs may write on one disk.
 func (s *supervisor) clearRun() error {
-	for _, path := range []string{s.dir.Exit(), s.dir.Booted()} {
+	if err := s.endVMM(); err != nil {
+		return err
+	}
+	for _, path := range []string{s.dir.Exit(), s.dir.Booted(), s.dir.VMM()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

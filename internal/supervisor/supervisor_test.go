@@ -39,7 +39,7 @@ const limit = 30 * time.Second
 func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == fake.Command:
-		fmt.Fprintln(os.Stderr, fake.Main(guestServices))
+		fmt.Fprintln(os.Stderr, fake.Main(chosenServices))
 		os.Exit(1)
 	case len(os.Args) >= 3 && os.Args[1] == "supervise":
 		os.Exit(supervise(layout.Instance(os.Args[2]), len(os.Args) > 3))

@@ -31,7 +31,10 @@ const (
 func MakeTemplate(ctx context.Context, dir layout.Instance, o Options) error {
 	ctx, cancel := context.WithTimeout(ctx, templateTime)
 	defer cancel()
-	s := &supervisor{dir: dir, log: o.Log, status: newStatus(&vmv1.StatusResponse{State: stateStarting})}
+	s := &supervisor{
+		dir: dir, log: o.Log, messages: newRation(messageRate()),
+		status: newStatus(&vmv1.StatusResponse{State: stateStarting}),
+	}
 	var err error
 	if s.spec, err = loadSpec(dir); err != nil {
 		return err
@@ -91,7 +94,7 @@ func (s *supervisor) bootAndFreeze(ctx context.Context) error {
 		io.Copy(said, console)
 	}()
 	defer func() { console.Close(); <-read }()
-	if err := s.vm.Run(ctx); err != nil {
+	if err := s.letRun(ctx); err != nil {
 		return err
 	}
 	if err := s.warmGuest(ctx); err != nil {

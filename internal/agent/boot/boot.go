@@ -74,16 +74,14 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if kind == Systemd {
-		if err := installFinisher("/", agent.pid); err != nil {
-			fmt.Fprintf(os.Stderr, "banger: disks may need a check after shutdown: %v\n", err)
-		}
-	}
 	if err := agent.waitIdentified(); err != nil {
 		return err
 	}
 	loadLate(late)
 	if kind == Systemd {
+		if err := installFinisher("/", agent.pid); err != nil {
+			fmt.Fprintf(os.Stderr, "banger: disks may need a check after shutdown: %v\n", err)
+		}
 		err := syscall.Exec(init, []string{init}, os.Environ())
 		return fmt.Errorf("cannot start %s: %w", init, err)
 	}

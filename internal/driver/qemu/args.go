@@ -160,6 +160,10 @@ func memoryArguments(m driver.Machine, frozen string) ([]string, error) {
 	return []string{"-object", string(object), "-M", "memory-backend=" + ram.ID}, nil
 }
 
+// modern leaves out the interface that virtio devices had before version 1.0:
+// firmware and guest look at one less each time they go through the bus.
+const modern = "disable-legacy=on"
+
 func diskArguments(d driver.Disk) ([]string, error) {
 	// What the guest discards leaves the file, so that it stays sparse.
 	b := blockdev{NodeName: "disk-" + d.Serial, Driver: "raw", ReadOnly: d.ReadOnly,
@@ -173,7 +177,7 @@ func diskArguments(d driver.Disk) ([]string, error) {
 	}
 	return []string{
 		"-blockdev", string(spec),
-		"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s", b.NodeName, d.Serial),
+		"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s,%s", b.NodeName, d.Serial, modern),
 	}, nil
 }
 
@@ -187,7 +191,7 @@ func deviceArguments(fd int) []string {
 	args = append(args, "-mon", "chardev=qmp,mode=control")
 	args = append(args, socket("console", sockConsole)...)
 	args = append(args, "-device", "isa-serial,chardev=console")
-	args = append(args, "-device", "virtio-serial-pci,max_ports=3")
+	args = append(args, "-device", "virtio-serial-pci,"+modern+",max_ports=3")
 	args = append(args, socket("ctl", sockCtl)...)
 	args = append(args, "-device", "virtserialport,nr=1,chardev=ctl,name="+PortCtl)
 	args = append(args, socket("data", sockData)...)
@@ -197,8 +201,9 @@ func deviceArguments(fd int) []string {
 		// No option ROM: nothing boots from the network. No announcements: once
 		// one has ended, or none was wanted, a guest that was restored and
 		// resets the device crashes QEMU (seen with 7.2.22).
-		"-device", fmt.Sprintf("virtio-net-pci,netdev=net,mac=%s,host_mtu=%d,guest_announce=off,romfile=", banger.GuestMAC, banger.GuestMTU),
-		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng",
+		"-device", fmt.Sprintf("virtio-net-pci,%s,netdev=net,mac=%s,host_mtu=%d,guest_announce=off,romfile=",
+			modern, banger.GuestMAC, banger.GuestMTU),
+		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,"+modern+",rng=rng",
 	)
 }
 

@@ -225,7 +225,10 @@ func (p *Process) Kill(ctx context.Context) error {
 			return fmt.Errorf("kill process %d: %w", p.pid, err)
 		}
 	}
-	return p.Wait(ctx)
+	if err := p.Wait(ctx); err != nil {
+		return fmt.Errorf("process %d was killed and is not gone (it may wait for a disk of the host): %w", p.pid, err)
+	}
+	return nil
 }
 
 // Release stops following the process, which goes on.
