@@ -354,7 +354,7 @@ func TestEarlierEndIsKept(t *testing.T) {
 	if err := saveExit(dir, want); err != nil {
 		t.Fatal(err)
 	}
-	if err := saveHandle(dir, driver.Handle{Driver: "fake", PID: 1 << 22, BootID: "none"}); err != nil {
+	if err := saveHandle(dir, driver.Handle{Driver: "fake", PID: 1 << 22, BootID: "none", Private: []byte("{}")}); err != nil {
 		t.Fatal(err)
 	}
 	launch(t, dir, "--adopt").Wait()
