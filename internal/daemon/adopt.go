@@ -14,8 +14,9 @@ import (
 
 // load brings the world and the records together after an earlier daemon,
 // however that one ended: it finishes or undoes what was under way, adopts what
-// runs, and removes what belongs to nothing. All VMs at once, within one time
-// budget; what takes longer goes on beside the first requests.
+// runs, and removes what belongs to nothing. All of it at once, within one time
+// budget; what takes longer, a supervisor that hangs or a process that does not end,
+// goes on beside the first requests.
 func (d *Daemon) load(ctx context.Context) error {
 	recs, err := d.store.VMs(ctx)
 	if err != nil {
@@ -29,8 +30,8 @@ func (d *Daemon) load(ctx context.Context) error {
 		return err
 	}
 	d.recover(ctx)
-	d.sweep(ctx)
 	var settled sync.WaitGroup
+	d.sweep(ctx, &settled)
 	for _, m := range d.all() {
 		op, pending := byVM[m.id]
 		<-m.turn
@@ -75,7 +76,7 @@ func (d *Daemon) awaitSettled(settled *sync.WaitGroup) {
 	select {
 	case <-done:
 	case <-budget.C:
-		d.log.Warn("not every VM is adopted yet; the rest goes on beside")
+		d.log.Warn("not every VM is adopted yet, or not every leftover removed; the rest goes on beside")
 	}
 }
 
@@ -125,7 +126,9 @@ func (d *Daemon) resume(m *machine, kind store.Kind) *operation {
 }
 
 // adopt follows the VM's supervisor, starts a successor if only its VMM lives,
-// or records that it does not run.
+// or records that it does not run. It waits for the supervisor's first word, but
+// not for one that hangs: the VM's turn is taken, and whoever wants to stop or
+// delete such a VM needs it.
 func (d *Daemon) adopt(m *machine) {
 	rec := m.look().rec
 	if _, err := os.Stat(m.dir.Dir()); err != nil {
@@ -137,10 +140,15 @@ func (d *Daemon) adopt(m *machine) {
 		return
 	}
 	m.startFollower(nil)
+	budget := time.NewTimer(adoptBudget)
+	defer budget.Stop()
 	now := m.look()
 	for now.status == nil && now.following() {
 		select {
 		case <-now.changed:
+		case <-budget.C:
+			d.log.Warn("a supervisor does not answer yet; it is followed as soon as it does", "vm", m.id)
+			return
 		case <-d.life.Done():
 			return
 		}
@@ -162,22 +170,29 @@ func (d *Daemon) missing(m *machine) {
 	}
 }
 
-// sweep removes what belongs to no VM, and beside the first requests what is
-// left of builds and templates whose makers died.
-func (d *Daemon) sweep(ctx context.Context) {
+// sweep finds what belongs to no VM now, before there are new ones, and removes it
+// beside; settled waits for that. What is left of templates and builds whose
+// makers died is removed later.
+func (d *Daemon) sweep(ctx context.Context, settled *sync.WaitGroup) {
 	found, err := leftover.Find(ctx, d.opts.Home, d.store, d.ours)
 	if err != nil {
 		d.log.Error("leftovers are not looked for", "error", err)
 	}
-	d.clear(ctx, found)
+	settled.Add(1)
 	d.work.Go(func() {
+		d.clear(d.life, found)
+		settled.Done()
 		d.clear(d.life, leftover.Templates(d.opts.Home, d.ours))
 		d.clear(d.life, leftover.Builds(d.opts.Home, d.log))
 	})
 }
 
+// clear removes what was found, until ctx ends: the next daemon finds the rest.
 func (d *Daemon) clear(ctx context.Context, found []leftover.Leftover) {
 	for _, l := range found {
+		if ctx.Err() != nil {
+			return
+		}
 		d.log.Warn("a leftover is removed", "what", l.String())
 		limit, cancel := detached(ctx)
 		if err := l.Remove(limit); err != nil {

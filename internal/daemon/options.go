@@ -37,7 +37,8 @@ const (
 	// undoTimeout bounds the cleanup of what was begun; it runs detached from
 	// whoever cancelled.
 	undoTimeout = 10 * time.Second
-	// adoptBudget bounds the wait for all supervisors at the start, together.
+	// adoptBudget bounds the wait for all supervisors at the start, together, and
+	// with it what the first request waits.
 	adoptBudget = 2 * time.Second
 	// LeaseGrace is the grace of a lease that was lost.
 	LeaseGrace = 10 * time.Second

@@ -50,10 +50,13 @@ func (d *Daemon) stop(ctx context.Context, req *bangerv1.StopVMRequest) (*banger
 }
 
 // finishStop brings a stop that was begun to its end: by the guest, by its
-// supervisor, or by ending the processes.
+// supervisor, or by ending the processes. Whoever deletes the VM by force waits for
+// no guest: the VM is powered off at once then.
 func (m *machine) finishStop(op *operation, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(m.d.life, timeout+stopSlack)
 	defer cancel()
+	ctx, done := m.interruptible(ctx)
+	defer done()
 	err := op.step(ctx, stepStop)
 	if err == nil {
 		err = m.shutDown(ctx, timeout)

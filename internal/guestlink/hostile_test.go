@@ -244,7 +244,7 @@ func FuzzInspector(f *testing.F) {
 			t.Fatalf("whole: %v, by bytes: %v", whole, single)
 		}
 		near, far := net.Pipe()
-		mux, err := yamux.Client(&muxConn{Conn: near, in: newInspector(near, lim, func(uint32) bool { return false }, time.Now)}, muxConfig(lim), nil)
+		mux, err := yamux.Client(&muxConn{data: near, in: newInspector(near, lim, func(uint32) bool { return false }, time.Now)}, muxConfig(lim), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,16 +6,18 @@ import (
 	"github.com/banger-dev/banger/internal/allowance"
 )
 
-// maxStale is how many bytes one ring discards at most. Up to 32 MiB of an
-// earlier session can be in flight from a guest.
-const maxStale = 256 << 20
-
 // limits bound a session with a guest. They are values and not constants so
 // that tests can reach them quickly.
 type limits struct {
 	// firstRing and lastRing bound the wait for an answer to a doorbell, which
 	// doubles from ring to ring.
 	firstRing, lastRing time.Duration
+	// kept is how long the guest may take to answer over a connection that an
+	// earlier session used, before another one is made: five rings.
+	kept time.Duration
+	// stale is how many bytes one ring discards at most. Up to 32 MiB of an
+	// earlier session can be in flight from a guest.
+	stale int64
 	// writeStall is how long the guest may take nothing before the session is
 	// ended.
 	writeStall time.Duration
@@ -37,6 +39,8 @@ func defaultLimits() limits {
 	return limits{
 		firstRing:  250 * time.Millisecond,
 		lastRing:   4 * time.Second,
+		kept:       8 * time.Second,
+		stale:      256 << 20,
 		writeStall: 20 * time.Second,
 		streams:    512,
 		window:     1 << 20,

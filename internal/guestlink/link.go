@@ -6,10 +6,16 @@
 // memory is bounded by the number of streams that the host opened, and an
 // inspector below yamux ends the session at the first frame that a well-behaved
 // agent never sends. Nothing a guest does ends more than the session.
+//
+// A session's end leaves the connections to the VMM as they are, and the next
+// session is agreed on over the same ones: a VMM may lose something of a port for
+// good each time that a connection ends in the middle of the guest's output (see
+// package qemu), and a guest must not be able to use that up by breaking sessions.
 package guestlink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -21,12 +27,16 @@ import (
 	"github.com/banger-dev/banger/internal/linkwire"
 )
 
+// errSilent is why a connection is given up.
+var errSilent = errors.New("the guest does not answer over the present connection")
+
 // dialTimeout bounds Dial: an agent acknowledges a stream at once, so a guest
 // that takes longer hangs.
 const dialTimeout = 30 * time.Second
 
 // Endpoints connect to the two channels of a guest. Each call makes a new
-// connection, and the VMM drops bytes of the one before.
+// connection, and the VMM drops bytes of the one before. A link calls them at its
+// first Reset, and again when a connection serves no more.
 type Endpoints struct {
 	Ctl, Data func(ctx context.Context) (net.Conn, error)
 }
@@ -39,6 +49,9 @@ type Link struct {
 
 	// turn holds one token: Reset and Close run one at a time.
 	turn chan struct{}
+	// ch are the channels, kept from session to session; nil without a
+	// connection. They belong to who has the turn.
+	ch *channels
 
 	mu      sync.Mutex
 	session *session
@@ -71,21 +84,59 @@ func (l *Link) Reset(ctx context.Context, payload []byte) error {
 	if l.isClosed() {
 		return net.ErrClosed
 	}
-	ch, err := connect(ctx, l.endpoints)
-	if err != nil {
+	if err := l.agree(ctx, payload); err != nil {
 		return err
 	}
-	if err := ch.reset(ctx, payload, l.limits); err != nil {
-		ch.close()
-		return err
-	}
-	s, err := newSession(ch, l.limits, l.log)
+	s, err := newSession(l.ch, l.limits, l.log)
 	if err != nil {
-		ch.close()
+		l.disconnect()
 		return fmt.Errorf("guest link: %w", err)
 	}
 	l.replace(s)
 	return nil
+}
+
+// agree brings the channels to where a session can start. It connects if there is
+// no connection yet, or if the one of the session before has ended or stays
+// silent. The caller has the turn.
+func (l *Link) agree(ctx context.Context, payload []byte) error {
+	var lost error
+	if l.ch != nil {
+		bounded, cancel := context.WithTimeoutCause(ctx, l.limits.kept, errSilent)
+		lost = l.ring(bounded, payload)
+		cancel()
+		if lost == nil || ctx.Err() != nil || errors.Is(lost, linkwire.ErrNoPreamble) {
+			return lost
+		}
+		l.disconnect()
+	}
+	var err error
+	if l.ch, err = connect(ctx, l.endpoints); err != nil {
+		return err
+	}
+	if lost != nil {
+		l.log.Info("the guest link is connected anew", "cause", lost)
+	}
+	return l.ring(ctx, payload)
+}
+
+// ring resets over the present channels. They are kept when nothing but the time
+// was over: whatever is on them, the next nonce is found behind it.
+func (l *Link) ring(ctx context.Context, payload []byte) error {
+	err := l.ch.reset(ctx, payload, l.limits)
+	if err != nil && ctx.Err() == nil {
+		l.disconnect()
+	}
+	return err
+}
+
+// disconnect lets go of the channels, if there are any. The caller has the turn,
+// and no session uses them.
+func (l *Link) disconnect() {
+	if l.ch != nil {
+		l.ch.close()
+		l.ch = nil
+	}
 }
 
 // replace ends the present session, waits for its goroutines, and puts s in
@@ -143,5 +194,6 @@ func (l *Link) Close() error {
 	l.closed = true
 	l.mu.Unlock()
 	l.replace(nil)
+	l.disconnect()
 	return nil
 }

@@ -273,17 +273,6 @@ func TestResetEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestResetInMidTraffic(t *testing.T) {
-	r := newRig(t)
-	r.serve(t)
-	var loads []load
-	for range 50 {
-		loads = append(loads, resetAndLoad(t, r.link))
-	}
-	r.link.Close()
-	check(t, loads)
-}
-
 // load is the verdicts on one session's traffic, which come when it has ended.
 type load chan bool
 

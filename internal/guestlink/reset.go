@@ -17,7 +17,8 @@ import (
 // reads it: the VMM sends up to 32 KiB at a time.
 const readBuffer = 128 << 10
 
-// channels are one connection to each of the guest's two ports.
+// channels are one connection to each of the guest's two ports. in may hold bytes
+// of an earlier session.
 type channels struct {
 	ctl, data net.Conn
 	in        *bufio.Reader
@@ -47,30 +48,43 @@ func (c *channels) close() {
 // ports yet, and an answer may be lost while the VMM changes from an earlier
 // supervisor's connection to this one, so it rings again, each time after a
 // longer wait and with a nonce of its own: an answer to an earlier ring is then
-// nothing but bytes to be discarded.
+// nothing but bytes to be discarded, as is all that an earlier session left.
 func (c *channels) reset(ctx context.Context, payload []byte, lim limits) error {
+	evicted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(evicted)
 		c.data.SetDeadline(time.Unix(1, 0))
 		c.ctl.SetDeadline(time.Unix(1, 0))
 	})
-	defer stop()
+	err := c.agree(ctx, payload, lim)
+	if !stop() {
+		// A late deadline would hit whoever uses the channels next.
+		<-evicted
+	}
+	if err != nil {
+		return err
+	}
+	return c.data.SetDeadline(time.Time{})
+}
+
+// agree rings with longer and longer waits.
+func (c *channels) agree(ctx context.Context, payload []byte, lim limits) error {
 	for wait := lim.firstRing; ; wait = min(2*wait, lim.lastRing) {
-		err := c.ring(ctx, payload, wait)
+		err := c.ring(ctx, payload, wait, lim.stale)
 		switch {
+		case err == nil:
+			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			continue
-		case err != nil:
+		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return fmt.Errorf("guest link: reset: %w", err)
 		}
-		return c.data.SetDeadline(time.Time{})
 	}
 }
 
-// ring writes one doorbell and waits for its answer. The error is
-// os.ErrDeadlineExceeded when wait is over.
-func (c *channels) ring(ctx context.Context, payload []byte, wait time.Duration) error {
+// ring writes one doorbell and waits for its answer behind at most stale bytes. The
+// error is os.ErrDeadlineExceeded when wait is over.
+func (c *channels) ring(ctx context.Context, payload []byte, wait time.Duration, stale int64) error {
 	bell := linkwire.Doorbell{Kind: linkwire.KindReset, Payload: payload}
 	if _, err := rand.Read(bell.Nonce[:]); err != nil {
 		return err
@@ -85,7 +99,7 @@ func (c *channels) ring(ctx context.Context, payload []byte, wait time.Duration)
 	if _, err := c.ctl.Write(bell.Append(nil)); err != nil {
 		return fmt.Errorf("ctl channel: %w", err)
 	}
-	if err := linkwire.SkipTo(c.in, bell.Nonce, maxStale); err != nil {
+	if err := linkwire.SkipTo(c.in, bell.Nonce, stale); err != nil {
 		return fmt.Errorf("data channel: %w", err)
 	}
 	if _, err := c.data.Write(linkwire.Preamble(bell.Nonce)); err != nil {

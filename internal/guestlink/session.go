@@ -22,7 +22,6 @@ const unaccepted = 8
 // session is one yamux session with the guest.
 type session struct {
 	mux   *yamux.Session
-	ch    *channels
 	log   *slog.Logger
 	limit int
 	// watched is closed when the session's end has been dealt with.
@@ -36,13 +35,13 @@ type session struct {
 
 func newSession(ch *channels, lim limits, log *slog.Logger) (*session, error) {
 	s := &session{
-		ch: ch, log: log, limit: lim.streams,
+		log: log, limit: lim.streams,
 		open:    make(map[uint32]struct{}),
 		watched: make(chan struct{}),
 	}
 	in := newInspector(ch.in, lim, s.isOpen, time.Now)
 	var err error
-	if s.mux, err = yamux.Client(&muxConn{Conn: ch.data, in: in}, muxConfig(lim), nil); err != nil {
+	if s.mux, err = yamux.Client(&muxConn{data: ch.data, in: in}, muxConfig(lim), nil); err != nil {
 		return nil, err
 	}
 	go s.watch(in)
@@ -65,14 +64,13 @@ func muxConfig(lim limits) *yamux.Config {
 	return c
 }
 
-// watch deals with the end of the session, whoever brought it about: the
-// channels are let go, so that a guest that floods meets back-pressure.
+// watch deals with the end of the session, whoever brought it about. Nobody reads
+// the data channel from then on, so that a guest that floods meets back-pressure.
 func (s *session) watch(in *inspector) {
 	defer close(s.watched)
 	<-s.mux.CloseChan()
 	// Close waits for yamux's own goroutines, after which in is ours to read.
 	s.mux.Close()
-	s.ch.close()
 	if in.broken != nil {
 		s.log.Warn("guest link session ended", "cause", in.broken)
 		return
@@ -80,7 +78,7 @@ func (s *session) watch(in *inspector) {
 	s.log.Debug("guest link session ended")
 }
 
-// end closes the session and waits until all its goroutines are done.
+// end closes the session and waits until nothing of it touches the channels.
 func (s *session) end() {
 	s.mux.Close()
 	<-s.watched
@@ -178,11 +176,52 @@ func (s *stream) abort() {
 	s.Reset()
 }
 
-// muxConn is what yamux reads and writes.
+// muxConn lends the data channel to one yamux session: closed, it makes that
+// session's reads and writes return, and the channel stays open.
 type muxConn struct {
-	net.Conn
-	in io.Reader
+	data net.Conn
+	in   io.Reader
+
+	mu     sync.Mutex
+	closed bool
 }
 
 // Read implements net.Conn.
 func (c *muxConn) Read(p []byte) (int, error) { return c.in.Read(p) }
+
+// Write implements net.Conn.
+func (c *muxConn) Write(p []byte) (int, error) { return c.data.Write(p) }
+
+// Close implements net.Conn. The next reset sets a deadline of its own.
+func (c *muxConn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	return c.data.SetDeadline(time.Unix(1, 0))
+}
+
+// guarded sets a deadline unless the session is over: yamux sets them until the
+// moment it ends, and one in the future would let a blocked write go on.
+func (c *muxConn) guarded(set func(time.Time) error, t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	return set(t)
+}
+
+// SetDeadline implements net.Conn.
+func (c *muxConn) SetDeadline(t time.Time) error { return c.guarded(c.data.SetDeadline, t) }
+
+// SetReadDeadline implements net.Conn.
+func (c *muxConn) SetReadDeadline(t time.Time) error { return c.guarded(c.data.SetReadDeadline, t) }
+
+// SetWriteDeadline implements net.Conn.
+func (c *muxConn) SetWriteDeadline(t time.Time) error { return c.guarded(c.data.SetWriteDeadline, t) }
+
+// LocalAddr implements net.Conn.
+func (c *muxConn) LocalAddr() net.Addr { return c.data.LocalAddr() }
+
+// RemoteAddr implements net.Conn.
+func (c *muxConn) RemoteAddr() net.Addr { return c.data.RemoteAddr() }

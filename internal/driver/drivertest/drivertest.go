@@ -41,6 +41,7 @@ func Run(t *testing.T, make Make) {
 		{"SaveFails", testSaveFails},
 		{"StartCancelled", testStartCancelled},
 		{"Life", testLife},
+		{"Resets", testResets},
 		{"PowerOff", testPowerOff},
 		{"Crash", testCrash},
 		{"Kill", testKill},

@@ -6,10 +6,12 @@
 // after the supervisor that started it has died.
 //
 // A connection to a guest port that ends while the guest writes costs the guest
-// one of the port's 128 descriptors: QEMU (7.2) drops the one it was at and never
-// returns it. So a VM outlives about a hundred supervisors that died under load,
-// not any number; then its agent is not reached any more, and it is stopped by
-// powering it off.
+// one of the port's descriptors: QEMU (7.2) drops the one it was at and never
+// returns it. So package guestlink keeps its connections over all the sessions of
+// one supervisor, and only what ends a supervisor (a crash, an upgrade) counts, or
+// a guest that leaves a reset unanswered. A VM outlives some hundred of those under
+// load, not any number; then its agent is not reached any more, and it is stopped
+// by powering it off.
 package qemu
 
 import (

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -20,6 +21,14 @@ import (
 
 // rounds is how often the link is broken in mid-traffic.
 const rounds = 50
+
+// resets is how often it is reset: rounds, or BANGER_SOAK_RESETS.
+func resets() int {
+	if n, err := strconv.Atoi(os.Getenv("BANGER_SOAK_RESETS")); err == nil && n > 0 {
+		return n
+	}
+	return rounds
+}
 
 // count writes numbers until w fails.
 func count(w io.Writer) {
@@ -97,7 +106,7 @@ func TestResetInMidTraffic(t *testing.T) {
 	m := loaded(t)
 	var verdicts []<-chan error
 	var times []time.Duration
-	for range rounds {
+	for range resets() {
 		verdicts = append(verdicts, load(t, m.link))
 		at := time.Now()
 		must(t, m.link.Reset(bounded(t), nil))
