@@ -49,7 +49,8 @@ unit:
 vm: build
 	go test -race -count=1 -timeout $(TESTTIMEOUT) ./test/vm/...
 
-## soak: what takes long: 100 boots, 1,000 runs, minutes of fuzzing
+## soak: what takes long: 100 boots, 1,000 runs, 100 VMs at once, minutes of
+## fuzzing
 soak: test-deps build
 	scripts/soak
 

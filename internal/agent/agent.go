@@ -65,20 +65,19 @@ func serve(args []string) error {
 		ctl.Close()
 		return fmt.Errorf("cannot open the guest link: %w", err)
 	}
-	rpc, err := service.New(ctx, args[0], log)
-	if err != nil {
-		return err
-	}
-	defer rpc.Wait()
 	processes := process.NewManager(process.Options{CgroupRoot: commandCgroups(), Log: log})
 	defer processes.Close()
 	g := &guest{
-		rpc: rpc, processes: processes, log: log,
+		processes: processes, log: log,
 		identified: os.NewFile(boot.IdentifiedFD, "identified"),
 		online:     make(chan struct{}), ctx: ctx,
 	}
 	defer g.setup.Wait()
 	defer cancel()
+	if g.rpc, err = service.New(ctx, service.Options{Init: args[0], Warm: g.warm, Log: log}); err != nil {
+		return err
+	}
+	defer g.rpc.Wait()
 	fmt.Fprintf(console, "banger: agent is up\n")
 	return link.NewServer(ctl, data, g, log).Serve(ctx)
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
@@ -39,6 +40,8 @@ type guest struct {
 	// online is closed when the network has been set up, or could not be. Until
 	// then no command is run.
 	online chan struct{}
+	// network is what was set up last; nil when that failed.
+	network atomic.Pointer[agentv1.Network]
 	// setup is the goroutine that sets the network up for the first time; it
 	// ends with ctx.
 	ctx   context.Context
@@ -69,21 +72,26 @@ func (g *guest) Boot(payload []byte) {
 		g.connect(boot.Network)
 	default: // Started does it: the driver is loaded after the first answer
 	}
+	g.rpc.SetTemplate(boot.Template)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.boot, g.ssh, g.known = boot, nil, true
 }
 
-// connect sets the network up.
+// connect sets the network up. A copy of a guest has that of its original
+// already.
 func (g *guest) connect(n *agentv1.Network) {
-	if n == nil {
+	if n == nil || proto.Equal(g.network.Load(), n) {
 		return
 	}
+	g.network.Store(nil)
 	ctx, cancel := context.WithTimeout(g.ctx, cardTime)
 	defer cancel()
 	if err := identity.ApplyNetwork(ctx, n); err != nil {
 		g.log.Error("no network", "cause", err)
+		return
 	}
+	g.network.Store(n)
 }
 
 // Started implements link.Handler. PID 1 goes on from here, and not already
@@ -108,7 +116,7 @@ func (g *guest) Started() {
 
 // Stream implements link.Handler.
 func (g *guest) Stream(conn net.Conn, port uint32, broken func() bool) {
-	if !g.isKnown() {
+	if !g.serves(port) {
 		abort(conn)
 		return
 	}
@@ -129,10 +137,12 @@ func (g *guest) Stream(conn net.Conn, port uint32, broken func() bool) {
 	}
 }
 
-func (g *guest) isKnown() bool {
+// serves reports whether port is open: none before the guest knows who it is,
+// and only that of the Agent service while it is nobody's.
+func (g *guest) serves(port uint32) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.known
+	return g.known && (!g.boot.Template || port == linkwire.PortRPC)
 }
 
 func (g *guest) serveSSH(conn net.Conn) {

@@ -22,6 +22,7 @@ type createOptions struct {
 	driver, accel                 string
 	timeout                       time.Duration
 	nameSet, imageSet, timeoutSet bool
+	cold, verbose                 bool
 }
 
 // addFlags adds the flags to cmd; its help shows the defaults as they resolve
@@ -38,14 +39,29 @@ func (o *createOptions) addFlags(a *App, cmd *cobra.Command) {
 	flags.BoolVar(&o.nat, "nat", true, "let the VM reach the network; with --nat=false nothing leaves it")
 	flags.StringVar(&o.driver, "driver", "", "what runs the VM: auto or qemu")
 	flags.StringVar(&o.accel, "accel", "", "acceleration: auto, kvm or tcg (emulation)")
+	flags.BoolVar(&o.cold, "cold", false, "boot, even if there is a template to start from")
+	addVerbose(flags, &o.verbose)
 	flags.DurationVar(&o.timeout, "timeout", defaultReady, "how long to wait for the guest to be ready")
 	a.completeFlag(cmd, "image", a.imageNames)
 	a.completeFlag(cmd, "kernel", a.kernelNames)
+	a.helpWithDefaults(cmd)
+}
+
+// helpWithDefaults makes the help of cmd show the defaults of this host.
+func (a *App) helpWithDefaults(cmd *cobra.Command) {
 	help := cmd.HelpFunc()
 	cmd.SetHelpFunc(func(cmd *cobra.Command, args []string) {
 		a.showDefaults(cmd)
 		help(cmd, args)
 	})
+}
+
+// booted is why a new VM boots where the daemon does not say.
+func (o *createOptions) booted() string {
+	if o.cold {
+		return "--cold was given"
+	}
+	return "there is no template of this image and shape yet"
 }
 
 // take notes which flags were given.
@@ -98,6 +114,7 @@ func (o *createOptions) request(a *App) (*bangerv1.CreateVMRequest, error) {
 	req := &bangerv1.CreateVMRequest{
 		Name: o.name, Image: o.image, Kernel: o.kernel, Vcpu: int32(o.vcpu),
 		Driver: o.driver, Accel: o.accel, TimeoutMs: o.timeout.Milliseconds(),
+		Cold: o.cold,
 	}
 	if o.natSet {
 		req.Nat = &o.nat
@@ -128,8 +145,10 @@ func (o *createOptions) check(a *App) error {
 			return err
 		}
 	}
-	if o.vcpuSet && (o.vcpu < 1 || o.vcpu > 255) {
-		return banger.Errorf(banger.CodeUsage, "--vcpu %d is not between 1 and 255", o.vcpu).WithHint("--vcpu 1")
+	if o.vcpuSet {
+		if err := checkVCPU(o.vcpu); err != nil {
+			return err
+		}
 	}
 	if o.timeout <= 0 {
 		return banger.Errorf(banger.CodeUsage, "--timeout %s is not a time to wait", o.timeout).WithHint("--timeout 90s")
@@ -138,6 +157,13 @@ func (o *createOptions) check(a *App) error {
 		return err
 	}
 	return oneOf("--accel", o.accel, "auto", "kvm", "tcg")
+}
+
+func checkVCPU(n int) error {
+	if n < 1 || n > 255 {
+		return banger.Errorf(banger.CodeUsage, "--vcpu %d is not between 1 and 255", n).WithHint("--vcpu 1")
+	}
+	return nil
 }
 
 func oneOf(flag, value string, known ...string) error {

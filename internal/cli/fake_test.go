@@ -40,6 +40,8 @@ type fakeDaemon struct {
 	created *bangerv1.CreateVMRequest
 	leased  chan struct{}
 	build   banger.Build
+	// origin and problem are how its VMs began.
+	origin, problem string
 
 	// onCreate, if set, replaces the creation after the spec was sent.
 	onCreate func(ctx context.Context, vm *bangerv1.VM) error
@@ -79,7 +81,7 @@ func (d *fakeDaemon) add(name, state string) *bangerv1.VM {
 	id := fmt.Sprintf("%x%030d", len(d.vms)+10, len(d.vms))
 	vm := &bangerv1.VM{Id: id, Name: name, State: state, Image: "debian-bookworm", Vcpu: 2, MemoryMib: 512, Nat: true,
 		DiskBytes: 8 * banger.GiB, OverlayBytes: 8 * banger.GiB, Driver: "qemu", Accel: "tcg",
-		Ready: "system", Dir: d.home.Instance(id).Dir(), CreatedUnixMs: time.Now().Add(-time.Hour).UnixMilli()}
+		Ready: "system", Origin: d.origin, TemplateError: d.problem, Dir: d.home.Instance(id).Dir(), CreatedUnixMs: time.Now().Add(-time.Hour).UnixMilli()}
 	if err := os.MkdirAll(vm.Dir, 0o700); err != nil {
 		d.t.Fatal(err)
 	}

@@ -17,8 +17,8 @@ type imageListOptions struct {
 
 // newImage is the group of commands on images.
 func (a *App) newImage() *cobra.Command {
-	cmd := newGroup("image", "Work with images", "banger image list", "banger image list --available")
-	cmd.AddCommand(a.newImageList(nil))
+	cmd := newGroup("image", "Work with images", "banger image list", "banger image list --available", "banger image warm")
+	cmd.AddCommand(a.newImageList(nil), a.newImageWarm(nil))
 	return cmd
 }
 

@@ -110,6 +110,8 @@ type vmView struct {
 	Accel         string   `json:"accel,omitempty"`
 	Confinement   []string `json:"confinement"`
 	Ephemeral     bool     `json:"ephemeral"`
+	Origin        string   `json:"origin,omitempty"`
+	TemplateError string   `json:"template_error,omitempty"`
 	Created       string   `json:"created"`
 	Started       string   `json:"started,omitempty"`
 	Dir           string   `json:"dir"`
@@ -124,7 +126,7 @@ func viewVM(vm *bangerv1.VM) vmView {
 		FailedUnits: list(vm.FailedUnits), Image: vm.Image, ImageDigest: vm.ImageDigest, Kernel: vm.Kernel,
 		VCPU: vm.Vcpu, MemoryMiB: vm.MemoryMib, DiskBytes: vm.DiskBytes, OverlayBytes: vm.OverlayBytes,
 		NAT: vm.Nat, Address: vm.Address, Driver: vm.Driver, Accel: vm.Accel, Confinement: list(vm.Confinement),
-		Ephemeral: vm.Ephemeral, Created: when(vm.CreatedUnixMs), Started: when(vm.StartedUnixMs),
+		Ephemeral: vm.Ephemeral, Origin: vm.Origin, TemplateError: vm.TemplateError, Created: when(vm.CreatedUnixMs), Started: when(vm.StartedUnixMs),
 		Dir: vm.Dir, SupervisorPID: vm.SupervisorPid, VMMPID: vm.VmmPid,
 	}
 }

@@ -106,7 +106,7 @@ func (a *App) root() *cobra.Command {
 	root.SetOut(a.IO.Out)
 	root.SetErr(a.IO.Err)
 	root.AddGroup(&cobra.Group{ID: groupVMs, Title: "VMs:"},
-		&cobra.Group{ID: groupImages, Title: "Images and kernels:"},
+		&cobra.Group{ID: groupImages, Title: "Images, kernels and templates:"},
 		&cobra.Group{ID: groupHost, Title: "Host:"})
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.json, "json", false, "print one JSON document (JSON lines for what streams)")
@@ -156,7 +156,7 @@ func (a *App) addCommands(root *cobra.Command) {
 	remove := a.newVMDelete(nil)
 	remove.Use, remove.Aliases = "rm NAME...", nil
 	in(groupVMs, a.newVMRun(nil), a.newVMExec(nil), a.newVMSSH(nil), list, a.newVMStop(nil), remove, a.newVMLogs(nil), a.newVM(), a.newSSHConfig(nil))
-	in(groupImages, a.newImage(), a.newKernel())
+	in(groupImages, a.newImage(), a.newKernel(), a.newTemplate())
 	in(groupHost, a.newDoctor(nil), a.newDaemon(), a.newCompletion(nil), a.newVersion(nil))
 	root.AddCommand(a.newInternal())
 }

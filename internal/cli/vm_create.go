@@ -44,7 +44,7 @@ func runVMCreate(ctx context.Context, opts *vmCreateOptions) error {
 	if err != nil {
 		return err
 	}
-	vm, err := a.create(ctx, c, req)
+	vm, err := a.create(ctx, c, req, &opts.create)
 	switch {
 	case err != nil:
 		return err

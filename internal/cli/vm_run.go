@@ -81,7 +81,7 @@ func runVMRun(ctx context.Context, opts *vmRunOptions) error {
 	if err != nil {
 		return err
 	}
-	vm, err := a.create(ctx, c, req)
+	vm, err := a.create(ctx, c, req, &opts.create)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (o *vmRunOptions) check() error {
 }
 
 // create makes a VM and shows how. An interrupt undoes it.
-func (a *App) create(ctx context.Context, c *client.Client, req *bangerv1.CreateVMRequest) (*bangerv1.VM, error) {
+func (a *App) create(ctx context.Context, c *client.Client, req *bangerv1.CreateVMRequest, o *createOptions) (*bangerv1.VM, error) {
 	events, err := a.events("")
 	if err != nil {
 		return nil, err
@@ -113,6 +113,9 @@ func (a *App) create(ctx context.Context, c *client.Client, req *bangerv1.Create
 	defer events.Close()
 	vm, err := c.CreateVM(ctx, req, events)
 	if err == nil {
+		if o.verbose {
+			events.origin(vm, o.booted())
+		}
 		events.degraded(vm)
 		return vm, nil
 	}

@@ -75,7 +75,7 @@ func describeVM(vm *bangerv1.VM) [][2]string {
 	}
 	if vm.Driver != "" {
 		fields = append(fields, [2]string{"runs on", vm.Driver + "/" + vm.Accel},
-			[2]string{"contained by", containment(vm)})
+			[2]string{"contained by", containment(vm)}, [2]string{"began by", describeOrigin(vm)})
 	}
 	if vm.Ephemeral {
 		fields = append(fields, [2]string{"ephemeral", "deleted when its command ends"})

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 )
 
@@ -17,6 +18,7 @@ type vmStartOptions struct {
 	// stop is the time for a clean shutdown, of restart.
 	stop    time.Duration
 	restart bool
+	verbose bool
 }
 
 func (a *App) newVMStart(run func(context.Context, *vmStartOptions) error) *cobra.Command {
@@ -47,6 +49,7 @@ func (a *App) startCommand(opts *vmStartOptions, run func(context.Context, *vmSt
 		opts.refs = args
 		return run(cmd.Context(), opts)
 	}
+	addVerbose(cmd.Flags(), &opts.verbose)
 	cmd.Flags().DurationVar(&opts.timeout, "timeout", defaultReady, "how long to wait for the guest")
 	return cmd
 }
@@ -82,6 +85,18 @@ func (o *vmStartOptions) one(ctx context.Context, vm *bangerv1.VM) (string, erro
 	if err != nil {
 		return "", err
 	}
+	if o.verbose {
+		events.origin(started, bootedAgain(vm))
+	}
 	events.degraded(started)
 	return started.State, nil
+}
+
+// bootedAgain is why a VM boots where the daemon does not say; vm is as it was
+// before the start.
+func bootedAgain(vm *bangerv1.VM) string {
+	if banger.State(vm.State) == banger.StateCreated {
+		return "there is no template of this image and shape yet, or it was created with --cold"
+	}
+	return "it has run before, on disks of its own"
 }

@@ -35,9 +35,12 @@ type Config struct {
 	// RequireConfinement refuses to start a VM with less than the full set.
 	RequireConfinement bool `toml:"require_confinement"`
 	// Mirror replaces the Debian mirror that images and kernels come from.
-	Mirror     string     `toml:"mirror"`
-	VMDefaults VMDefaults `toml:"vm_defaults"`
-	Network    Network    `toml:"network"`
+	Mirror string `toml:"mirror"`
+	// TemplateCacheSize is a size such as "8G", "0M" for no templates; empty:
+	// derived from the file system.
+	TemplateCacheSize string     `toml:"template_cache_size"`
+	VMDefaults        VMDefaults `toml:"vm_defaults"`
+	Network           Network    `toml:"network"`
 }
 
 // VMDefaults is the table [vm_defaults]. Zero values mean "not set".
@@ -146,10 +149,30 @@ func (c Config) check() error {
 	if c.Mirror != "" && !strings.Contains(c.Mirror, "://") {
 		return fmt.Errorf("mirror = %q is not a URL", c.Mirror)
 	}
+	if _, err := c.templateCache(); err != nil {
+		return fmt.Errorf("template_cache_size: %w", err)
+	}
 	if err := c.VMDefaults.check(); err != nil {
 		return err
 	}
 	return c.Network.check()
+}
+
+// TemplateCacheBytes is what templates may take, -1 where the config does not
+// say. c has passed Load.
+func (c Config) TemplateCacheBytes() int64 {
+	n, err := c.templateCache()
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+func (c Config) templateCache() (int64, error) {
+	if c.TemplateCacheSize == "" {
+		return -1, nil
+	}
+	return banger.ParseSize(c.TemplateCacheSize)
 }
 
 func oneOf(key, value string, known ...string) error {

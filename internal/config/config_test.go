@@ -20,6 +20,7 @@ driver = "qemu"
 accel = "tcg"
 require_confinement = true
 mirror = "http://debian.example/debian"
+template_cache_size = "3G"
 
 [vm_defaults]
 vcpu = 2

@@ -69,6 +69,15 @@ type Program struct {
 	// Output takes its stdout and stderr.
 	Output *os.File
 	Policy Policy
+	// Substitute, if not nil, is a file that it gets read-only.
+	Substitute *Substitute
+}
+
+// orders are what the wrapper is told.
+type orders struct {
+	Policy
+	// Announce is the socket for the listener of a Substitute; 0: there is none.
+	Announce int `json:"announce,omitempty"`
 }
 
 // FirstFile is the descriptor of the first of Program.Files. The gate is before
@@ -80,6 +89,24 @@ type Started struct {
 	*vmmproc.Held
 	// Layers that hold, strongest first.
 	Layers []string
+
+	substitution *substitution
+}
+
+// Open lets the program go on.
+func (s *Started) Open() error {
+	if s.substitution != nil {
+		s.substitution.start()
+	}
+	return s.Held.Open()
+}
+
+// Drop closes the gate for good, if it is not open, and ends the Substitute.
+func (s *Started) Drop() {
+	s.Held.Drop()
+	if s.substitution != nil {
+		s.substitution.close()
+	}
 }
 
 // namespaces are tried in order; the last always works.
@@ -108,7 +135,31 @@ func Start(p Program) (*Started, error) {
 		}
 		p.Self = self
 	}
-	policy, err := json.Marshal(p.Policy)
+	o := orders{Policy: p.Policy}
+	var sub *substitution
+	if p.Substitute != nil {
+		var announce *os.File
+		var err error
+		if sub, announce, err = newSubstitution(*p.Substitute); err != nil {
+			return nil, err
+		}
+		defer announce.Close()
+		o.Announce = FirstFile + len(p.Files)
+		p.Files = append(slices.Clone(p.Files), announce)
+	}
+	started, err := p.start(o)
+	switch {
+	case err == nil:
+		started.substitution = sub
+	case sub != nil:
+		sub.close()
+	}
+	return started, err
+}
+
+// start tries the namespaces.
+func (p Program) start(o orders) (*Started, error) {
+	text, err := json.Marshal(o)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +169,7 @@ func Start(p Program) (*Started, error) {
 	}
 	var failures []error
 	for _, ns := range attempts() {
-		held, err := vmmproc.Spawn(p.command(string(policy), ns.flags))
+		held, err := vmmproc.Spawn(p.command(string(text), ns.flags))
 		if err == nil {
 			return &Started{Held: held, Layers: append(landlock, ns.layers...)}, nil
 		}
@@ -140,8 +191,8 @@ func refusal(err error) bool {
 	return false
 }
 
-func (p Program) command(policy string, flags uintptr) *exec.Cmd {
-	cmd := exec.Command(p.Self, append([]string{Command, policy, p.Path}, p.Args...)...)
+func (p Program) command(orders string, flags uintptr) *exec.Cmd {
+	cmd := exec.Command(p.Self, append([]string{Command, orders, p.Path}, p.Args...)...)
 	cmd.Env = []string{}
 	cmd.Dir = p.Dir
 	cmd.Stdout, cmd.Stderr = p.Output, p.Output

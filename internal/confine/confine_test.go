@@ -37,6 +37,8 @@ func TestMain(m *testing.M) {
 		err = inspect(os.Args[2:])
 	case len(os.Args) > 1 && os.Args[1] == nestedCommand:
 		err = nested(os.Args[2])
+	case len(os.Args) > 1 && os.Args[1] == openCommand:
+		err = openAll(os.Args[2:])
 	default:
 		os.Exit(m.Run())
 	}

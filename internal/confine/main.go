@@ -18,15 +18,15 @@ import (
 // maxFiles is how many descriptors a VMM may have: it opens a dozen.
 const maxFiles = 1024
 
-// Main is the wrapper: args are a Policy as JSON, a program and its arguments.
+// Main is the wrapper: args are orders as JSON, a program and its arguments.
 // It waits at the gate, gives up what the policy does not grant, and becomes
 // the program. It returns only when that fails.
 func Main(args []string) error {
 	if len(args) < 2 {
 		return errors.New("confine: usage: confine POLICY PROGRAM [ARG…]")
 	}
-	var policy Policy
-	if err := json.Unmarshal([]byte(args[0]), &policy); err != nil {
+	var o orders
+	if err := json.Unmarshal([]byte(args[0]), &o); err != nil {
 		return fmt.Errorf("confine: policy: %w", err)
 	}
 	if err := vmmproc.Await(); err != nil {
@@ -34,8 +34,13 @@ func Main(args []string) error {
 	}
 	// Some of what follows belongs to a thread; the same one becomes the program.
 	runtime.LockOSThread()
-	if err := policy.apply(); err != nil {
+	if err := o.apply(); err != nil {
 		return fmt.Errorf("confine: %w", err)
+	}
+	if o.Announce > 0 {
+		if err := announce(o.Announce); err != nil {
+			return fmt.Errorf("confine: %w", err)
+		}
 	}
 	if err := unix.Exec(args[1], args[1:], []string{}); err != nil {
 		return fmt.Errorf("confine: run %s: %w", args[1], err)

@@ -84,7 +84,7 @@ func (d *Daemon) awaitSettled(settled *sync.WaitGroup) {
 // may see the VM as it is, at the latest when reconcile returns.
 func (d *Daemon) reconcile(m *machine, op store.Operation, pending bool, settled func()) {
 	defer settled()
-	o := &operation{m, op}
+	o := &operation{m: m, rec: op}
 	switch {
 	case pending && op.Kind == store.KindCreate:
 		d.log.Info("an unfinished create is undone", "vm", m.id, "step", op.Step)
@@ -120,7 +120,7 @@ func (d *Daemon) resume(m *machine, kind store.Kind) *operation {
 	op, err := m.begin(d.life, kind, unchanged)
 	if op == nil {
 		d.log.Error("an operation is not recorded", "vm", m.id, "error", err)
-		return &operation{m, store.Operation{VMID: m.id, Kind: kind}}
+		return &operation{m: m, rec: store.Operation{VMID: m.id, Kind: kind}}
 	}
 	return op
 }
@@ -171,7 +171,8 @@ func (d *Daemon) missing(m *machine) {
 }
 
 // sweep finds what belongs to no VM now, before there are new ones, and removes it
-// beside; settled waits for that. What is left of builds that died is removed later.
+// beside; settled waits for that. What is left of templates and builds whose
+// makers died is removed later.
 func (d *Daemon) sweep(ctx context.Context, settled *sync.WaitGroup) {
 	found, err := leftover.Find(ctx, d.opts.Home, d.store, d.ours)
 	if err != nil {
@@ -181,6 +182,7 @@ func (d *Daemon) sweep(ctx context.Context, settled *sync.WaitGroup) {
 	d.work.Go(func() {
 		d.clear(d.life, found)
 		settled.Done()
+		d.clear(d.life, leftover.Templates(d.opts.Home, d.ours))
 		d.clear(d.life, leftover.Builds(d.opts.Home, d.log))
 	})
 }

@@ -51,7 +51,7 @@ func hostAssets(home layout.Home, cfg func() (config.Config, error), bin binarie
 				return Kernel{}, err
 			}
 			initrd, err := initramfs.Ensure(ctx, home, initramfs.Kernel{SHA256: found.SHA256, Modules: found.Modules()}, bin.agent)
-			return Kernel{Name: found.Name, Vmlinux: found.Vmlinux(), Initrd: initrd}, err
+			return Kernel{Name: found.Name, SHA256: found.SHA256, Vmlinux: found.Vmlinux(), Initrd: initrd}, err
 		},
 		Images:  func(available bool) ([]*bangerv1.Image, error) { return listImages(images, available) },
 		Kernels: func(available bool) ([]*bangerv1.Kernel, error) { return listKernels(kernels, available) },

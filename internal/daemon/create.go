@@ -43,6 +43,7 @@ func (d *Daemon) create(ctx context.Context, req *bangerv1.CreateVMRequest, r *r
 	defer release()
 	work, done := m.interruptible(ctx)
 	defer done()
+	op.starts = !req.NoStart
 	err = m.build(work, op, kernel, r)
 	if err == nil && !req.NoStart {
 		return m.finishStart(work, op, w, r)
@@ -147,6 +148,9 @@ func (m *machine) build(ctx context.Context, op *operation, kernel *Kernel, r *r
 	if err := op.point(stepDisks); err != nil {
 		return err
 	}
+	if op.starts { // else the first start decides
+		op.first = m.d.templates.first(ctx, m.look().rec, image, *kernel)
+	}
 	p := parts{base: image.Base, vmlinux: kernel.Vmlinux, initrd: kernel.Initrd, accel: rec.Accel}
 	if err := m.buildDir(ctx, op, p); err != nil {
 		return m.diskError(err)
@@ -172,11 +176,9 @@ func (m *machine) buildDir(ctx context.Context, op *operation, p parts) error {
 	if err := os.Mkdir(temp.Dir(), 0o700); err != nil {
 		return err
 	}
-	errs := make(chan error, 2)
-	disk := func(path string, size int64, label string) { errs <- m.d.opts.Assets.Disk(ctx, path, size, label) }
-	go disk(temp.Overlay(), rec.OverlayBytes, "overlay")
-	go disk(temp.Work(), rec.DiskBytes, "work")
-	if err := errors.Join(<-errs, <-errs); err != nil {
+	if m.d.templates.fork(ctx, op.first, temp) {
+		p.template = op.first.template
+	} else if err := m.d.newDisks(ctx, temp, rec.OverlayBytes, rec.DiskBytes); err != nil {
 		return err
 	}
 	spec, err := m.d.spec(rec, p)
@@ -190,6 +192,15 @@ func (m *machine) buildDir(ctx context.Context, op *operation, p parts) error {
 		return err
 	}
 	return os.Rename(temp.Dir(), m.dir.Dir())
+}
+
+// newDisks makes the empty disks of a VM in dir.
+func (d *Daemon) newDisks(ctx context.Context, dir layout.Instance, overlay, work int64) error {
+	errs := make(chan error, 2)
+	disk := func(path string, size int64, label string) { errs <- d.opts.Assets.Disk(ctx, path, size, label) }
+	go disk(dir.Overlay(), overlay, "overlay")
+	go disk(dir.Work(), work, "work")
+	return errors.Join(<-errs, <-errs)
 }
 
 // diskError gives a full disk its own words.

@@ -36,6 +36,8 @@ type Daemon struct {
 	probes  map[string]vmhost.Found
 
 	writingHosts sync.Mutex
+
+	templates *templates
 }
 
 // Run is the daemon's life: it returns when ctx ends or a client asks for the
@@ -68,6 +70,7 @@ func Run(ctx context.Context, o Options) error {
 		opts: o, log: o.Log, store: db, started: time.Now(), life: life, quit: quit,
 		vms: map[string]*machine{}, probes: map[string]vmhost.Found{},
 	}
+	d.templates = newTemplates(d)
 	defer d.work.Wait()
 	defer die()
 	if err := d.load(serving); err != nil {

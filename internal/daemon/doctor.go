@@ -52,7 +52,7 @@ func mainDoctor(ctx context.Context, args []string, env Env) error {
 
 // doctorProbe asks with the default kernel, if that is here already.
 func doctorProbe(ctx context.Context, home layout.Home, log *slog.Logger) (vmhost.Found, error) {
-	supervisor, err := layout.Companion(supervisorProgram)
+	supervisor, err := layout.Companion(layout.Supervisor)
 	if err != nil {
 		return vmhost.Found{}, err
 	}

@@ -67,7 +67,7 @@ func (d *Daemon) endProcesses(ctx context.Context, dir layout.Instance) error {
 	var errs []error
 	for _, supervisors := range []bool{true, false} {
 		for _, f := range found {
-			if (f.Program == supervisorProgram) == supervisors && instanceOf(d.opts.Home, f.Path) == filepath.Base(dir.Dir()) {
+			if (f.Program == layout.Supervisor) == supervisors && instanceOf(d.opts.Home, f.Path) == filepath.Base(dir.Dir()) {
 				errs = append(errs, process.End(ctx, f.PID, f.Start))
 			}
 		}
@@ -78,12 +78,9 @@ func (d *Daemon) endProcesses(ctx context.Context, dir layout.Instance) error {
 	return errors.Join(errs...)
 }
 
-// supervisorProgram is the name of the supervisor's binary.
-const supervisorProgram = "banger-vm"
-
 // ours accepts the programs that a VM consists of.
 func (d *Daemon) ours(program string) bool {
-	if program == supervisorProgram || strings.HasPrefix(program, "qemu-system-") {
+	if program == layout.Supervisor || strings.HasPrefix(program, "qemu-system-") {
 		return true
 	}
 	cfg, err := d.opts.Config()

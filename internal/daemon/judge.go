@@ -154,7 +154,7 @@ func (m *machine) end(exit exitRecord) {
 // endRun takes the end of a run into a record.
 func endRun(rec *store.VM, exit exitRecord) {
 	rec.Ready, rec.Started, rec.Driver, rec.Accel = banger.GradeNone, time.Time{}, "", ""
-	rec.Confinement, rec.FailedUnits = nil, nil
+	rec.Confinement, rec.FailedUnits, rec.Origin, rec.TemplateError = nil, nil, "", ""
 	rec.Reason = exit.Reason
 	switch {
 	case rec.State == banger.StateDeleting:

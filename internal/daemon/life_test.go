@@ -133,7 +133,7 @@ func TestBadRequests(t *testing.T) {
 }
 
 func TestHostWithoutWhatItNeeds(t *testing.T) {
-	h := newHost(t).start(daemontest.FreeVar + "=0")
+	h := newHost(t).start(daemontest.FreeVar + "=0M")
 	c := h.create(t.Context(), &bangerv1.CreateVMRequest{})
 	wantError(t, c.err, banger.CodeUnavailable, "no space", "try:")
 	os.WriteFile(h.home.ConfigFile(), []byte("qemu_bin = \"/no/such/qemu\"\n"), 0o600)

@@ -172,6 +172,7 @@ func (v view) proto(dir layout.Instance) *bangerv1.VM {
 		CreatedUnixMs: r.Created.UnixMilli(), Driver: r.Driver, Accel: r.Accel,
 		Confinement: slices.Clone(r.Confinement), Ready: string(r.Ready),
 		FailedUnits: slices.Clone(r.FailedUnits), Ephemeral: r.Ephemeral, Dir: dir.Dir(),
+		Origin: r.Origin, TemplateError: r.TemplateError,
 	}
 	if !r.Started.IsZero() {
 		vm.StartedUnixMs = r.Started.UnixMilli()

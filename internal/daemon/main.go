@@ -97,7 +97,7 @@ const maxLog = 4 << 20
 // hostOptions puts the daemon of this host together.
 func hostOptions(home layout.Home, log *slog.Logger) (Options, error) {
 	cfg := func() (config.Config, error) { return config.Load(home) }
-	supervisor, err := layout.Companion(supervisorProgram)
+	supervisor, err := layout.Companion(layout.Supervisor)
 	if err != nil {
 		return Options{}, err
 	}
@@ -107,8 +107,17 @@ func hostOptions(home layout.Home, log *slog.Logger) (Options, error) {
 	}
 	return Options{
 		Home: home, Config: cfg, Host: config.HostFacts(), Supervisor: supervisor,
-		Assets: hostAssets(home, cfg, binaries{supervisor, agent}, log), Log: log, LeaseGrace: LeaseGrace,
+		Assets: hostAssets(home, cfg, binaries{supervisor, agent}, log), Log: log, LeaseGrace: LeaseGrace, Load: hostLoad,
 	}, nil
+}
+
+// hostLoad is the load of the last minute.
+func hostLoad() (load float64, err error) {
+	data, err := os.ReadFile("/proc/loadavg")
+	if err == nil {
+		_, err = fmt.Sscan(string(data), &load)
+	}
+	return load, err
 }
 
 // HostEnv is the environment of this process.

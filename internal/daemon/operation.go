@@ -37,11 +37,15 @@ func FaultPoints() map[store.Kind][]string {
 type operation struct {
 	m   *machine
 	rec store.Operation
+	// starts: a create that starts the VM, too.
+	starts bool
+	// first is set where it is the VM's first run, and a template could be used.
+	first *firstRun
 }
 
 // begin records an operation, together with a change of the VM's record.
 func (m *machine) begin(ctx context.Context, kind store.Kind, change func(*store.VM)) (*operation, error) {
-	op := &operation{m, store.Operation{VMID: m.id, Kind: kind, Step: stepBegun, Started: time.Now()}}
+	op := &operation{m: m, rec: store.Operation{VMID: m.id, Kind: kind, Step: stepBegun, Started: time.Now()}}
 	err := m.save(ctx, change, func(tx *store.Tx) error { return tx.Begin(&op.rec) })
 	if err != nil {
 		return nil, err

@@ -20,6 +20,8 @@ type Options struct {
 	Config func() (config.Config, error)
 	Host   config.Host
 	Assets Assets
+	// Load is the host's load: how many threads wish to run.
+	Load func() (float64, error)
 	// Supervisor is the path of banger-vm.
 	Supervisor string
 	Log        *slog.Logger
@@ -75,4 +77,7 @@ type Image struct {
 }
 
 // Kernel is a local kernel with its initramfs.
-type Kernel struct{ Name, Vmlinux, Initrd string }
+type Kernel struct {
+	// SHA256 is that of the vmlinux; Initrd's name is that of its content.
+	Name, SHA256, Vmlinux, Initrd string
+}

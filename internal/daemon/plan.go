@@ -42,7 +42,7 @@ func (d *Daemon) plan(req *bangerv1.CreateVMRequest) (store.VM, error) {
 		Image: or(req.Image, def.Image.Value), Kernel: req.Kernel,
 		VCPU: or(int(req.Vcpu), def.VCPU.Value), MemoryMiB: or(req.MemoryMib, def.MemoryMiB.Value),
 		DiskBytes: or(req.DiskBytes, def.DiskBytes.Value), OverlayBytes: or(req.OverlayBytes, def.OverlayBytes.Value),
-		NAT: def.NAT.Value, Ephemeral: req.Ephemeral,
+		NAT: def.NAT.Value, Ephemeral: req.Ephemeral, Cold: req.Cold,
 		WantDriver: req.Driver, WantAccel: req.Accel, MachineID: banger.NewID(),
 	}
 	if req.Nat != nil {

@@ -45,6 +45,32 @@ func (r *reporter) begin(stage, detail string) (done func()) {
 	}
 }
 
+// during does work as a stage of our own, and says every heartbeat that it goes
+// on.
+func (r *reporter) during(stage, detail string, work func() error) error {
+	done, ended := r.begin(stage, detail), make(chan struct{})
+	var beats sync.WaitGroup
+	beats.Go(func() {
+		ticker := time.NewTicker(heartbeat)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				r.beat()
+			case <-ended:
+				return
+			}
+		}
+	})
+	err := work()
+	close(ended)
+	beats.Wait()
+	if err == nil {
+		done()
+	}
+	return err
+}
+
 // beat repeats the present stage with the time it has taken.
 func (r *reporter) beat() {
 	r.mu.Lock()

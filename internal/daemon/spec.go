@@ -18,6 +18,9 @@ import (
 // parts are the files and choices that a spec names beside the record.
 type parts struct {
 	base, vmlinux, initrd, accel string
+	// template is the directory of the one that the disks are copies of; empty:
+	// none.
+	template string
 }
 
 // spec is what the supervisor of rec runs.
@@ -42,6 +45,7 @@ func (d *Daemon) spec(rec store.VM, p parts) (*vmv1.Spec, error) {
 		Kernel: p.vmlinux, Initrd: p.initrd, Driver: "qemu", Accel: p.accel, VmmBin: bin,
 		Nat: rec.NAT, DnsUpstream: cfg.Network.DNSUpstream, AllowPrivate: cfg.Network.AllowPrivate,
 		RequireConfinement: cfg.RequireConfinement, Boot: boot, Build: banger.BuildStamp().String(),
+		Template: p.template,
 		Readable: []string{home.Images(), home.Kernels(), home.Initramfs()},
 	}, nil
 }
@@ -52,18 +56,26 @@ func (d *Daemon) boot(rec store.VM) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	guest, err := netip.ParseAddr(banger.GuestAddress)
+	network, err := guestNetwork()
 	if err != nil {
 		return nil, err
 	}
 	return proto.Marshal(&agentv1.Boot{
 		Id: rec.ID, Hostname: rec.Name, MachineId: rec.MachineID, SshHostKey: rec.HostKey,
-		SshAuthorizedKeys: []string{key},
-		Network: &agentv1.Network{
-			Address: netip.PrefixFrom(guest, banger.GuestPrefix).String(),
-			Gateway: banger.GuestGateway, Nameservers: []string{banger.GuestGateway}, Mtu: banger.GuestMTU,
-		},
+		SshAuthorizedKeys: []string{key}, Network: network,
 	})
+}
+
+// guestNetwork is the network that every guest has.
+func guestNetwork() (*agentv1.Network, error) {
+	guest, err := netip.ParseAddr(banger.GuestAddress)
+	if err != nil {
+		return nil, err
+	}
+	return &agentv1.Network{
+		Address: netip.PrefixFrom(guest, banger.GuestPrefix).String(),
+		Gateway: banger.GuestGateway, Nameservers: []string{banger.GuestGateway}, Mtu: banger.GuestMTU,
+	}, nil
 }
 
 // writeSpec puts spec into dir, in one step.

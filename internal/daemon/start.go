@@ -18,6 +18,9 @@ func (m *machine) finishStart(ctx context.Context, op *operation, w wish, r *rep
 		return op.takeBack(err)
 	}
 	waiting, err := m.awaitReady(ctx, w, r)
+	if errors.Is(err, errDied) || errors.Is(err, errNotReady) && w.timeout >= readyTimeout {
+		m.d.templates.failed(m, op.first)
+	}
 	if err == nil {
 		err = op.step(ctx, stepReady)
 	}
@@ -34,6 +37,7 @@ func (m *machine) finishStart(ctx context.Context, op *operation, w wish, r *rep
 	if err := op.end(ctx, unchanged); err != nil {
 		return op.takeBack(err)
 	}
+	m.d.templates.ready(m, op.first)
 	return r.vm(m.proto())
 }
 
@@ -117,7 +121,8 @@ func (d *Daemon) start(ctx context.Context, req *bangerv1.StartVMRequest, r *rep
 	if s := now.rec.State; s != banger.StateStopped && s != banger.StateCreated && s != banger.StateError {
 		return m.errorf(banger.CodeWrongState, "is %s", s)
 	}
-	if err := m.refreshSpec(work, r); err != nil {
+	first, err := m.refreshSpec(work, r)
+	if err != nil {
 		return err
 	}
 	op, err := m.begin(work, store.KindStart, func(rec *store.VM) { rec.Reason = "" })
@@ -127,6 +132,7 @@ func (d *Daemon) start(ctx context.Context, req *bangerv1.StartVMRequest, r *rep
 	if err != nil {
 		return op.takeBack(err)
 	}
+	op.first = first
 	return m.finishStart(work, op, w, r)
 }
 
@@ -170,32 +176,62 @@ func (m *machine) alreadyRuns(ctx context.Context, w wish, r *reporter) error {
 
 // refreshSpec writes the spec anew: the config, the agent's build, and what can
 // run VMs may have changed since the last run. The base image stays the one
-// that the overlay was made on.
-func (m *machine) refreshSpec(ctx context.Context, r *reporter) error {
+// that the overlay was made on. A VM that has never run may get a template's
+// disks for its own.
+func (m *machine) refreshSpec(ctx context.Context, r *reporter) (*firstRun, error) {
 	old, err := readSpec(m.dir)
 	if err != nil {
-		return m.errorf(banger.CodeFailed, "cannot be started: its directory is not whole: %w", err).
+		return nil, m.errorf(banger.CodeFailed, "cannot be started: its directory is not whole: %w", err).
 			WithHint("banger vm delete %s", m.look().rec.Name)
 	}
 	if _, err := os.Stat(old.BaseDisk); err != nil {
-		return m.errorf(banger.CodeFailed, "cannot be started: its base image %s is gone", old.BaseDisk).
+		return nil, m.errorf(banger.CodeFailed, "cannot be started: its base image %s is gone", old.BaseDisk).
 			WithHint("banger image list")
 	}
 	rec := m.look().rec
 	kernel, err := m.d.decideAccel(ctx, &rec, r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m.set(func() { m.rec.Driver, m.rec.Accel = rec.Driver, rec.Accel })
 	if err := r.spec(m.proto()); err != nil {
-		return err
+		return nil, err
 	}
 	if kernel, err = m.d.ensureKernel(ctx, kernel, rec.Kernel, r); err != nil {
-		return err
+		return nil, err
 	}
-	spec, err := m.d.spec(rec, parts{base: old.BaseDisk, vmlinux: kernel.Vmlinux, initrd: kernel.Initrd, accel: rec.Accel})
+	p := parts{base: old.BaseDisk, vmlinux: kernel.Vmlinux, initrd: kernel.Initrd, accel: rec.Accel}
+	first, err := m.firstDisks(ctx, rec, *kernel)
 	if err != nil {
-		return err
+		return nil, m.diskError(err)
 	}
-	return writeSpec(m.dir, spec)
+	if first != nil {
+		p.template = first.template
+	}
+	spec, err := m.d.spec(rec, p)
+	if err != nil {
+		return nil, err
+	}
+	return first, writeSpec(m.dir, spec)
+}
+
+// firstDisks gives a VM that was created and has never run the disks of a
+// template, if there is one. nil says that this is no first run, or none that a
+// template could be used for.
+func (m *machine) firstDisks(ctx context.Context, rec store.VM, kernel Kernel) (*firstRun, error) {
+	if rec.State != banger.StateCreated {
+		return nil, nil
+	}
+	if err := os.RemoveAll(m.dir.NewDisks().Dir()); err != nil { // of a start that was killed
+		return nil, err
+	}
+	// An image that has been replaced meanwhile is not the one of the record.
+	if digest, err := m.d.localDigest(rec.Image); err != nil || digest != rec.ImageDigest {
+		return nil, err
+	}
+	first := m.d.templates.first(ctx, rec, Image{Name: rec.Image, ID: rec.ImageDigest, Base: m.d.opts.Home.Image(rec.Image).Base()}, kernel)
+	if first == nil {
+		return nil, nil
+	}
+	return first, m.d.templates.refork(ctx, first, m.dir)
 }

@@ -14,13 +14,13 @@ import (
 // PrepareState makes the state directory and makes sure that it is this user's
 // alone: sockets and disks in it trust that.
 func PrepareState(home layout.Home) error {
-	for _, dir := range []string{home.State, home.VMs(), home.Images(), home.Kernels(), home.Cache} {
+	for _, dir := range []string{home.State, home.VMs(), home.Images(), home.Kernels(), home.Templates(), home.Cache} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return banger.Errorf(banger.CodeUnavailable, "directory %s cannot be made: %w", dir, err).
 				WithHint("BANGER_HOME=… on a disk that can be written")
 		}
 	}
-	for _, dir := range []string{home.State, home.VMs()} {
+	for _, dir := range []string{home.State, home.VMs(), home.Templates()} {
 		if err := own(dir); err != nil {
 			return err
 		}

@@ -218,6 +218,9 @@ func take(rec *store.VM, now *vmv1.StatusResponse) {
 	}
 	rec.Driver, rec.Accel, rec.Confinement = now.Driver, now.Accel, now.Confinement
 	rec.Ready, rec.FailedUnits = banger.Grade(now.Ready), now.FailedUnits
+	if now.Origin != "" { // a successor does not know
+		rec.Origin, rec.TemplateError = now.Origin, now.TemplateError
+	}
 	if !now.Successor || rec.Started.IsZero() {
 		rec.Started = time.UnixMilli(now.StartedUnixMs)
 	}
@@ -233,6 +236,7 @@ func take(rec *store.VM, now *vmv1.StatusResponse) {
 // sameRun reports whether two records say the same of the present run.
 func sameRun(a, b store.VM) bool {
 	return a.State == b.State && a.Ready == b.Ready && a.Driver == b.Driver && a.Accel == b.Accel &&
+		a.Origin == b.Origin && a.TemplateError == b.TemplateError &&
 		a.Started.Equal(b.Started) && equalStrings(a.FailedUnits, b.FailedUnits) && equalStrings(a.Confinement, b.Confinement)
 }
 

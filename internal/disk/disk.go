@@ -24,6 +24,16 @@ func Free(path string) (int64, error) {
 	return int64(fs.Bavail) * fs.Bsize, nil
 }
 
+// Total returns the size of the file system that holds path, which must exist,
+// in bytes.
+func Total(path string) (int64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return 0, fmt.Errorf("statfs %s: %w", path, err)
+	}
+	return int64(fs.Blocks) * fs.Bsize, nil
+}
+
 // Allocated returns how many bytes of storage the file at path takes, holes not
 // counted. Blocks that it shares with a clone are counted in both.
 func Allocated(path string) (int64, error) {

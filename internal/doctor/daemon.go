@@ -17,6 +17,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 	"github.com/banger-dev/banger/api/banger/v1/bangerv1connect"
+	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/leftover"
 	"github.com/banger-dev/banger/internal/lockfile"
 	"github.com/banger-dev/banger/internal/store"
@@ -108,6 +109,7 @@ func (e *examiner) leftovers(ctx context.Context) {
 		e.add(Warn, "leftovers", "", "they cannot be looked for: %v", err)
 		return
 	}
+	found = append(found, leftover.Templates(e.Home, e.ours)...)
 	found = append(found, leftover.Builds(e.Home, e.Log)...)
 	if len(found) == 0 {
 		e.unfinished(ctx, db)
@@ -182,7 +184,7 @@ func (e *examiner) daemonLives() bool {
 
 // ours accepts the programs that a VM consists of.
 func (e *examiner) ours(program string) bool {
-	return program == "banger-vm" || strings.HasPrefix(program, "qemu-system-") ||
+	return program == layout.Supervisor || strings.HasPrefix(program, "qemu-system-") ||
 		(e.cfg.QEMUBin != "" && program == filepath.Base(e.cfg.QEMUBin))
 }
 

@@ -99,6 +99,7 @@ func Run(ctx context.Context, o Options) Report {
 	e.kernelFeatures()
 	e.space()
 	e.image()
+	e.templates()
 	e.defaults()
 	e.leftovers(ctx)
 	return e.report

@@ -19,6 +19,7 @@ import (
 	"github.com/banger-dev/banger/internal/config"
 	"github.com/banger-dev/banger/internal/disk"
 	"github.com/banger-dev/banger/internal/image"
+	"github.com/banger-dev/banger/internal/template"
 )
 
 const (
@@ -298,4 +299,31 @@ func (e *examiner) image() {
 	}
 	e.add(Fail, "default image", "default_image_name = \""+config.BuiltinImage+"\" in "+e.Home.ConfigFile(),
 		"%s is neither local nor in the catalog", name)
+}
+
+// templates says how many there are and what they take.
+func (e *examiner) templates() {
+	store := template.New(e.Home)
+	limit, err := template.Limit(e.cfg.TemplateCacheBytes(), existing(e.Home.State))
+	if err != nil {
+		e.add(Warn, "templates", "", "%v", err)
+		return
+	}
+	all, err := store.List()
+	if err != nil {
+		e.add(Warn, "templates", "", "they cannot be listed: %v", err)
+		return
+	}
+	var total int64
+	for _, t := range all {
+		total += t.Size
+	}
+	switch {
+	case limit == 0:
+		e.ok("templates", "turned off by template_cache_size; %d are there and take %s", len(all), size(total))
+	case total > limit:
+		e.add(Warn, "templates", "banger template prune --all", "%d take %s, and may take %s", len(all), size(total), size(limit))
+	default:
+		e.ok("templates", "%d take %s, and may take %s", len(all), size(total), size(limit))
+	}
 }

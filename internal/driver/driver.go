@@ -31,6 +31,9 @@ type Machine struct {
 	// RequireConfinement makes Start fail where less than the driver's full
 	// confinement can be had.
 	RequireConfinement bool
+	// Freezable has the guest's memory in a file from which it can be frozen
+	// (Freezer), in Dir. It costs what the file system costs.
+	Freezable bool
 }
 
 // Disk is one block device.
@@ -128,6 +131,33 @@ type Link interface {
 	Broken() <-chan struct{}
 	// Close ends the session and lets go of the channels.
 	Close() error
+}
+
+// Freezer is an Instance whose guest can be frozen into files. Only one that was
+// started with Machine.Freezable.
+type Freezer interface {
+	// Freeze stops the guest, writes its memory and its devices' state to files
+	// of the driver's own in dir, mode 0400, and ends the VMM. The files, and
+	// what the guest wrote to its disks, are on disk then; dir is Machine.Dir or
+	// on the same file system. The guest link
+	// must have no session. The disks are as the guest left them, not unmounted:
+	// they belong to the frozen guest from now on. When Freeze fails, the VMM is
+	// ended too, and dir may hold parts.
+	Freeze(ctx context.Context, dir string) error
+}
+
+// Restorer is a Driver that starts copies of a frozen guest.
+type Restorer interface {
+	// Restore is Start with the guest that was frozen into the files in from,
+	// which any number of VMMs share and none changes; from may be removed while
+	// they run. m's disks are copies of those that the guest was frozen with, of
+	// the same sizes, and the rest of m is equal to its machine, but for ID and
+	// Dir. The guest stands still until Run.
+	Restore(ctx context.Context, m Machine, from string, save func(Handle) error) (Instance, error)
+	// Fingerprint names everything of this host and driver that a frozen guest
+	// depends on: build of the VMM, machine, devices, CPU. Guests frozen under
+	// another fingerprint must not be restored.
+	Fingerprint(m Machine) (string, error)
 }
 
 type driverError string

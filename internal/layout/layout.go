@@ -92,6 +92,17 @@ func (h Home) Images() string { return filepath.Join(h.State, "images") }
 // Kernels holds one directory per kernel.
 func (h Home) Kernels() string { return filepath.Join(h.State, "kernels") }
 
+// Templates holds one directory per template. Each is laid out like an instance
+// (Spec, Overlay, Work, Console, the logs), with its manifest and the files of
+// the driver that froze it.
+func (h Home) Templates() string { return filepath.Join(h.State, "templates") }
+
+// Template returns the directory of the template called key.
+func (h Home) Template(key string) Instance { return Instance(filepath.Join(h.Templates(), key)) }
+
+// TemplatesLock is held (flock) by who makes a template: one at a time.
+func (h Home) TemplatesLock() string { return Lock(h.Templates()) }
+
 // Initramfs holds the initramfs built per kernel and agent build.
 func (h Home) Initramfs() string { return filepath.Join(h.Cache, "initramfs") }
 
@@ -134,6 +145,9 @@ func (i Instance) Overlay() string { return i.file("overlay.ext4") }
 // Work is the disk mounted at /root.
 func (i Instance) Work() string { return i.file("work.ext4") }
 
+// NewDisks is where disks are made that replace those of a VM: laid out like it.
+func (i Instance) NewDisks() Instance { return Instance(Temp(i.file("disks"))) }
+
 // Console is the guest's console, as the supervisor kept it.
 func (i Instance) Console() string { return i.file("console.log") }
 
@@ -152,6 +166,13 @@ func (i Instance) VMM() string { return i.file("vmm.json") }
 // Booted exists once the guest of this run knows who it is.
 func (i Instance) Booted() string { return i.file("booted") }
 
+// TemplateManifest says what a template is, as JSON; it is written last.
+func (i Instance) TemplateManifest() string { return i.file("template.json") }
+
+// Memory and DeviceState are the frozen guest of a template.
+func (i Instance) Memory() string      { return i.file("memory") }
+func (i Instance) DeviceState() string { return i.file("devices") }
+
 // Exit is how the last run ended, written by the supervisor as it leaves.
 func (i Instance) Exit() string { return i.file("exit.json") }
 
@@ -167,6 +188,9 @@ func (i Instance) GuestCtl() string     { return i.file("ctl.sock") }
 func (i Instance) GuestData() string    { return i.file("data.sock") }
 func (i Instance) GuestNet() string     { return i.file("net.sock") }
 func (i Instance) GuestConsole() string { return i.file("console.sock") }
+
+// Supervisor is the name of the supervisor's binary.
+const Supervisor = "banger-vm"
 
 // Companion returns the path of another binary of the same build: beside the
 // running one.

@@ -29,16 +29,21 @@ type VM struct {
 	OverlayBytes int64
 	NAT          bool
 	Ephemeral    bool
+	// Cold keeps the first run from a template.
+	Cold bool
 	// WantDriver and WantAccel are what was asked for: empty is the config's.
 	WantDriver, WantAccel string
-	// Driver, Accel, Confinement, Ready, FailedUnits and Started belong to the
-	// present run.
+	// Driver, Accel, Confinement, Ready, FailedUnits, Origin, TemplateError and
+	// Started belong to the present run.
 	Driver, Accel string
 	Confinement   []string
 	Ready         banger.Grade
 	FailedUnits   []string
-	Created       time.Time
-	Started       time.Time
+	// Origin is how the present run began: "boot" or "template"; TemplateError
+	// why a template was there and not used.
+	Origin, TemplateError string
+	Created               time.Time
+	Started               time.Time
 	// MachineID is 32 hex digits; HostKey an OpenSSH private key, PEM.
 	MachineID string
 	HostKey   []byte
@@ -47,7 +52,7 @@ type VM struct {
 const vmColumns = `id, name, state, reason, image, image_digest, kernel, vcpu,
 	memory_mib, disk_bytes, overlay_bytes, nat, ephemeral, want_driver, want_accel,
 	driver, accel, confinement, ready, failed_units, created_ms, started_ms,
-	machine_id, host_key`
+	machine_id, host_key, cold, origin, template_error`
 
 // VMs returns every VM, oldest first.
 func (s *Store) VMs(ctx context.Context) ([]VM, error) {
@@ -77,7 +82,7 @@ func scanVM(rows *sql.Rows) (VM, error) {
 	err := rows.Scan(&v.ID, &v.Name, &v.State, &v.Reason, &v.Image, &v.ImageDigest, &v.Kernel, &v.VCPU,
 		&v.MemoryMiB, &v.DiskBytes, &v.OverlayBytes, &v.NAT, &v.Ephemeral, &v.WantDriver, &v.WantAccel,
 		&v.Driver, &v.Accel, &confinement, &v.Ready, &units, &created, &started,
-		&v.MachineID, &v.HostKey)
+		&v.MachineID, &v.HostKey, &v.Cold, &v.Origin, &v.TemplateError)
 	if err != nil {
 		return VM{}, err
 	}
@@ -101,7 +106,7 @@ func (t *Tx) PutVM(v VM) error {
 		key = []byte{}
 	}
 	_, err = t.tx.ExecContext(t.ctx, "INSERT INTO vms ("+vmColumns+`) VALUES
-		(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+		(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
 		ON CONFLICT (id) DO UPDATE SET name=excluded.name, state=excluded.state,
 		reason=excluded.reason, image=excluded.image, image_digest=excluded.image_digest,
 		kernel=excluded.kernel, vcpu=excluded.vcpu, memory_mib=excluded.memory_mib,
@@ -109,11 +114,12 @@ func (t *Tx) PutVM(v VM) error {
 		ephemeral=excluded.ephemeral, want_driver=excluded.want_driver, want_accel=excluded.want_accel,
 		driver=excluded.driver, accel=excluded.accel, confinement=excluded.confinement,
 		ready=excluded.ready, failed_units=excluded.failed_units, created_ms=excluded.created_ms,
-		started_ms=excluded.started_ms, machine_id=excluded.machine_id, host_key=excluded.host_key`,
+		started_ms=excluded.started_ms, machine_id=excluded.machine_id, host_key=excluded.host_key,
+		cold=excluded.cold, origin=excluded.origin, template_error=excluded.template_error`,
 		v.ID, v.Name, string(v.State), v.Reason, v.Image, v.ImageDigest, v.Kernel, v.VCPU,
 		v.MemoryMiB, v.DiskBytes, v.OverlayBytes, v.NAT, v.Ephemeral, v.WantDriver, v.WantAccel,
 		v.Driver, v.Accel, string(confinement), string(v.Ready), string(units), millis(v.Created), millis(v.Started),
-		v.MachineID, key)
+		v.MachineID, key, v.Cold, v.Origin, v.TemplateError)
 	if code, ok := errors.AsType[*sqlite.Error](err); ok && code.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE {
 		return banger.Errorf(banger.CodeWrongState, "vm %q already exists", v.Name)
 	}

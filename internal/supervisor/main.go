@@ -43,6 +43,10 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	switch args[0] {
 	case "run":
 		err = mainRun(args[1:])
+	case "template":
+		err = mainTemplate(args[1:], log)
+	case "fingerprint":
+		err = mainFingerprint(args[1:], stdout, log)
 	case "probe":
 		err = mainProbe(stdout, log, args[1:])
 	case confine.Command:
@@ -50,7 +54,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	case "version":
 		fmt.Fprintln(stdout, banger.BuildStamp())
 	default:
-		err = banger.Errorf(banger.CodeUsage, "banger-vm is run by bangerd; it knows: run [--adopt] DIR, probe, version")
+		err = banger.Errorf(banger.CodeUsage, "banger-vm is run by bangerd; it knows: run [--adopt] DIR, template DIR, fingerprint, probe, version")
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "banger-vm:", err)
@@ -70,12 +74,9 @@ func mainRun(args []string) error {
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(memoryLimit)
 	dir := layout.Instance(flags.Arg(0))
-	lock, err := lockfile.Try(dir.SupervisorLock())
+	lock, err := lockDir(dir)
 	if err != nil {
 		return err
-	}
-	if lock == nil {
-		return banger.Errorf(banger.CodeWrongState, "%s: another supervisor runs this VM", dir.Dir())
 	}
 	defer lock.Release()
 	file, err := logfile.Open(dir.SupervisorLog(), maxLog)
@@ -84,8 +85,58 @@ func mainRun(args []string) error {
 	}
 	defer file.Close()
 	log := slog.New(slog.NewTextHandler(logfile.NewPaced(file), nil))
-	drivers := map[string]driver.Driver{"qemu": qemu.New(qemu.Options{Log: log})}
-	return Run(dir, Options{Adopt: *adopt, Drivers: drivers, Log: log})
+	return Run(dir, Options{Adopt: *adopt, Drivers: drivers(log), Log: log})
+}
+
+// drivers are those of this host, by the names that a spec uses.
+func drivers(log *slog.Logger) map[string]driver.Driver {
+	return map[string]driver.Driver{qemu.Name: qemu.New(qemu.Options{Log: log})}
+}
+
+// lockDir takes the instance directory for this process.
+func lockDir(dir layout.Instance) (*lockfile.Lock, error) {
+	lock, err := lockfile.Try(dir.SupervisorLock())
+	if err == nil && lock == nil {
+		err = banger.Errorf(banger.CodeWrongState, "%s: another supervisor runs this VM", dir.Dir())
+	}
+	return lock, err
+}
+
+// mainTemplate makes the template of a directory. SIGTERM gives it up.
+func mainTemplate(args []string, log *slog.Logger) error {
+	if len(args) != 1 {
+		return banger.Errorf(banger.CodeUsage, "usage: banger-vm template DIR")
+	}
+	dir := layout.Instance(args[0])
+	lock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
+	return MakeTemplate(ctx, dir, Options{Drivers: drivers(log), Log: log})
+}
+
+// mainFingerprint prints what a template depends on besides what it was made of.
+func mainFingerprint(args []string, stdout io.Writer, log *slog.Logger) error {
+	flags := flag.NewFlagSet("fingerprint", flag.ContinueOnError)
+	name := flags.String("driver", qemu.Name, "driver")
+	accel := flags.String("accel", "tcg", "tcg or kvm")
+	bin := flags.String("qemu", "", "QEMU to use; empty: from PATH")
+	if err := flags.Parse(args); err != nil {
+		return banger.Errorf(banger.CodeUsage, "fingerprint: %w", err)
+	}
+	restorer, ok := drivers(log)[*name].(driver.Restorer)
+	if !ok {
+		return banger.Errorf(banger.CodeUnavailable, "driver %q has no templates", *name)
+	}
+	text, err := restorer.Fingerprint(driver.Machine{Accel: *accel, Bin: *bin})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(stdout, text)
+	return err
 }
 
 // Options are what Run needs.

@@ -119,7 +119,7 @@ func (s *supervisor) start(ctx context.Context) (err error) {
 		}
 		return fault.Point("supervisor.saved", h.PID)
 	}
-	if s.vm, err = s.driver.Start(ctx, machine(s.spec, s.dir), save); err != nil {
+	if s.vm, err = s.launch(ctx, save); err != nil {
 		return err
 	}
 	if s.first, err = s.vm.Console(ctx); err == nil {

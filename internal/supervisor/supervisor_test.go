@@ -111,6 +111,10 @@ func (g guestAgent) Tune(context.Context, *agentv1.TuneRequest) (*agentv1.TuneRe
 	return &agentv1.TuneResponse{}, nil
 }
 
+func (g guestAgent) Warm(context.Context, *agentv1.WarmRequest) (*agentv1.WarmResponse, error) {
+	return &agentv1.WarmResponse{}, nil
+}
+
 type heldConn struct {
 	net.Conn
 	once   sync.Once
@@ -350,7 +354,7 @@ func TestEarlierEndIsKept(t *testing.T) {
 	if err := saveExit(dir, want); err != nil {
 		t.Fatal(err)
 	}
-	if err := saveHandle(dir, driver.Handle{Driver: "fake", PID: 1 << 22, BootID: "none"}); err != nil {
+	if err := saveHandle(dir, driver.Handle{Driver: "fake", PID: 1 << 22, BootID: "none", Private: []byte("{}")}); err != nil {
 		t.Fatal(err)
 	}
 	launch(t, dir, "--adopt").Wait()

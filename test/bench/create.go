@@ -73,7 +73,7 @@ func (b *bench) kernel() (kernel.Kernel, error) {
 // coldCreate makes a VM and deletes it. Times in ms.
 func (b *bench) coldCreate(ctx context.Context) (agent, system float64, err error) {
 	const name = "cold"
-	cmd := b.home.command(ctx, "vm", "create", "--name", name, "--progress=json")
+	cmd := b.home.command(ctx, "vm", "create", "--cold", "--name", name, "--progress=json")
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return 0, 0, err

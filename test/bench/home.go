@@ -34,7 +34,7 @@ type home struct {
 
 // shared are the parts of a home that all have in common: what never changes
 // once it is made.
-var shared = [...]string{"state/kernels", "state/images", "cache"}
+var shared = [...]string{"state/kernels", "state/images", "state/templates", "cache"}
 
 // newHome makes a home. bin is the directory of the binaries.
 func newHome(bin string) (*home, error) {
@@ -157,7 +157,7 @@ type vm struct {
 // create makes a VM and waits for it.
 func (h *home) create(ctx context.Context, name string) (vm, error) {
 	var v vm
-	text, err := h.output(ctx, "vm", "create", "--json", "--timeout", "5m", "--name", name)
+	text, err := h.output(ctx, "vm", "create", "--cold", "--json", "--timeout", "5m", "--name", name)
 	if err != nil {
 		return v, err
 	}

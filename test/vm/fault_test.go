@@ -119,8 +119,8 @@ func TestVMMKilled(t *testing.T) {
 }
 
 // TestFaultsInRun kills daemon, supervisor or VMM at every recorded step of
-// create, start and delete: afterwards nothing is left behind or the VM is
-// whole.
+// create, start and delete of a VM that boots: afterwards nothing is left behind
+// or the VM is whole.
 func TestFaultsInRun(t *testing.T) {
 	h := newHome(t)
 	h.must("image", "list")
@@ -136,14 +136,27 @@ func TestFaultsInRun(t *testing.T) {
 		"create.ready=kill-self", "create.ready=kill-peer",
 		"delete.stopped=kill-self", "delete.remove=kill-self",
 	} {
-		t.Run(fault, func(t *testing.T) { h.faulty(t, fault) })
+		t.Run(fault, func(t *testing.T) { h.faulty(t, fault, "--cold") })
+	}
+}
+
+// TestFaultsInFork: the same for the steps at which a VMM is there that loads a
+// frozen guest.
+func TestFaultsInFork(t *testing.T) {
+	h := newHome(t)
+	h.must("image", "warm")
+	for _, point := range []string{"launched", "saved", "console", "running", "reset"} {
+		for _, whom := range []string{"self", "peer"} {
+			fault := "supervisor." + point + "=kill-" + whom
+			t.Run(fault, func(t *testing.T) { h.faulty(t, fault) })
+		}
 	}
 }
 
 // faulty runs a VM under a fault and then, without it, finds the world in order.
-func (h *home) faulty(t *testing.T, fault string) {
+func (h *home) faulty(t *testing.T, fault string, flags ...string) {
 	h.must("daemon", "stop")
-	cmd := h.command("vm", "run", "--rm", "--name", "hurt", "--", "true")
+	cmd := h.command(append(append([]string{"vm", "run", "--rm", "--name", "hurt"}, flags...), "--", "true")...)
 	cmd.Env = append(cmd.Env, "BANGER_FAULT="+fault)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

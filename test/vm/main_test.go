@@ -73,4 +73,4 @@ func findCache() error {
 
 // shared are the parts of a home that all tests have in common: what takes
 // minutes to make and never changes once it is made.
-var shared = []string{"state/images", "state/kernels", "cache"}
+var shared = []string{"state/images", "state/kernels", "state/templates", "cache"}

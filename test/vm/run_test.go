@@ -133,7 +133,7 @@ func TestManyBoots(t *testing.T) {
 		defer stop()
 	}
 	for i := range boots() {
-		if r := h.run("vm", "run", "--rm", "--timeout", "240s", "--", "true"); r.code != 0 {
+		if r := h.run("vm", "run", "--rm", "--cold", "--timeout", "240s", "--", "true"); r.code != 0 {
 			t.Fatalf("boot %d: exit %d\n%s", i, r.code, r.stderr)
 		}
 	}

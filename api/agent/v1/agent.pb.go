@@ -46,7 +46,10 @@ type Boot struct {
 	// 32 bytes of host entropy or more; credited to the guest's pool.
 	Entropy []byte `protobuf:"bytes,7,opt,name=entropy,proto3" json:"entropy,omitempty"`
 	// Static network: "192.168.127.2/24", gateway, name servers, MTU.
-	Network       *Network `protobuf:"bytes,8,opt,name=network,proto3" json:"network,omitempty"`
+	Network *Network `protobuf:"bytes,8,opt,name=network,proto3" json:"network,omitempty"`
+	// The guest is to be frozen as a template: it belongs to nobody yet. Until a
+	// Boot without this arrives, it refuses everything but Info, Events and Warm.
+	Template      bool `protobuf:"varint,9,opt,name=template,proto3" json:"template,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -135,6 +138,13 @@ func (x *Boot) GetNetwork() *Network {
 		return x.Network
 	}
 	return nil
+}
+
+func (x *Boot) GetTemplate() bool {
+	if x != nil {
+		return x.Template
+	}
+	return false
 }
 
 type Network struct {
@@ -504,6 +514,78 @@ func (*ShutdownResponse) Descriptor() ([]byte, []int) {
 	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
+type WarmRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WarmRequest) Reset() {
+	*x = WarmRequest{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WarmRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WarmRequest) ProtoMessage() {}
+
+func (x *WarmRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WarmRequest.ProtoReflect.Descriptor instead.
+func (*WarmRequest) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{8}
+}
+
+type WarmResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WarmResponse) Reset() {
+	*x = WarmResponse{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WarmResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WarmResponse) ProtoMessage() {}
+
+func (x *WarmResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WarmResponse.ProtoReflect.Descriptor instead.
+func (*WarmResponse) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+}
+
 type TuneRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TimeUnixNs    int64                  `protobuf:"varint,1,opt,name=time_unix_ns,json=timeUnixNs,proto3" json:"time_unix_ns,omitempty"`
@@ -514,7 +596,7 @@ type TuneRequest struct {
 
 func (x *TuneRequest) Reset() {
 	*x = TuneRequest{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +608,7 @@ func (x *TuneRequest) String() string {
 func (*TuneRequest) ProtoMessage() {}
 
 func (x *TuneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +621,7 @@ func (x *TuneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TuneRequest.ProtoReflect.Descriptor instead.
 func (*TuneRequest) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TuneRequest) GetTimeUnixNs() int64 {
@@ -564,7 +646,7 @@ type TuneResponse struct {
 
 func (x *TuneResponse) Reset() {
 	*x = TuneResponse{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +658,7 @@ func (x *TuneResponse) String() string {
 func (*TuneResponse) ProtoMessage() {}
 
 func (x *TuneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +671,7 @@ func (x *TuneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TuneResponse.ProtoReflect.Descriptor instead.
 func (*TuneResponse) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 // ExecStart begins a process, or joins the one that this id began: sending it
@@ -622,7 +704,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -634,7 +716,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -647,7 +729,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExecStart) GetId() []byte {
@@ -737,7 +819,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +831,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +844,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -790,7 +872,7 @@ type ExecStarted struct {
 
 func (x *ExecStarted) Reset() {
 	*x = ExecStarted{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +884,7 @@ func (x *ExecStarted) String() string {
 func (*ExecStarted) ProtoMessage() {}
 
 func (x *ExecStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +897,7 @@ func (x *ExecStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStarted.ProtoReflect.Descriptor instead.
 func (*ExecStarted) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ExecStarted) GetPid() int32 {
@@ -842,7 +924,7 @@ type ExecSignal struct {
 
 func (x *ExecSignal) Reset() {
 	*x = ExecSignal{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +936,7 @@ func (x *ExecSignal) String() string {
 func (*ExecSignal) ProtoMessage() {}
 
 func (x *ExecSignal) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +949,7 @@ func (x *ExecSignal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSignal.ProtoReflect.Descriptor instead.
 func (*ExecSignal) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExecSignal) GetSignal() int32 {
@@ -888,7 +970,7 @@ type ExecExit struct {
 
 func (x *ExecExit) Reset() {
 	*x = ExecExit{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +982,7 @@ func (x *ExecExit) String() string {
 func (*ExecExit) ProtoMessage() {}
 
 func (x *ExecExit) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +995,7 @@ func (x *ExecExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecExit.ProtoReflect.Descriptor instead.
 func (*ExecExit) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecExit) GetCode() int32 {
@@ -943,7 +1025,7 @@ type ExecError struct {
 
 func (x *ExecError) Reset() {
 	*x = ExecError{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1037,7 @@ func (x *ExecError) String() string {
 func (*ExecError) ProtoMessage() {}
 
 func (x *ExecError) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1050,7 @@ func (x *ExecError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecError.ProtoReflect.Descriptor instead.
 func (*ExecError) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExecError) GetCode() string {
@@ -989,7 +1071,7 @@ var File_banger_agent_v1_agent_proto protoreflect.FileDescriptor
 
 const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1bbanger/agent/v1/agent.proto\x12\x0fbanger.agent.v1\"\x93\x02\n" +
+	"\x1bbanger/agent/v1/agent.proto\x12\x0fbanger.agent.v1\"\xaf\x02\n" +
 	"\x04Boot\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x1d\n" +
@@ -1001,7 +1083,8 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\ftime_unix_ns\x18\x06 \x01(\x03R\n" +
 	"timeUnixNs\x12\x18\n" +
 	"\aentropy\x18\a \x01(\fR\aentropy\x122\n" +
-	"\anetwork\x18\b \x01(\v2\x18.banger.agent.v1.NetworkR\anetwork\"q\n" +
+	"\anetwork\x18\b \x01(\v2\x18.banger.agent.v1.NetworkR\anetwork\x12\x1a\n" +
+	"\btemplate\x18\t \x01(\bR\btemplate\"q\n" +
 	"\aNetwork\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\x12 \n" +
@@ -1022,7 +1105,9 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\ffailed_units\x18\x03 \x03(\tR\vfailedUnits\")\n" +
 	"\x0fShutdownRequest\x12\x16\n" +
 	"\x06reboot\x18\x01 \x01(\bR\x06reboot\"\x12\n" +
-	"\x10ShutdownResponse\"I\n" +
+	"\x10ShutdownResponse\"\r\n" +
+	"\vWarmRequest\"\x0e\n" +
+	"\fWarmResponse\"I\n" +
 	"\vTuneRequest\x12 \n" +
 	"\ftime_unix_ns\x18\x01 \x01(\x03R\n" +
 	"timeUnixNs\x12\x18\n" +
@@ -1056,11 +1141,12 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\"9\n" +
 	"\tExecError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage2\xa6\x02\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage2\xeb\x02\n" +
 	"\x05Agent\x12C\n" +
 	"\x04Info\x12\x1c.banger.agent.v1.InfoRequest\x1a\x1d.banger.agent.v1.InfoResponse\x12B\n" +
 	"\x06Events\x12\x1e.banger.agent.v1.EventsRequest\x1a\x16.banger.agent.v1.Event0\x01\x12O\n" +
 	"\bShutdown\x12 .banger.agent.v1.ShutdownRequest\x1a!.banger.agent.v1.ShutdownResponse\x12C\n" +
+	"\x04Warm\x12\x1c.banger.agent.v1.WarmRequest\x1a\x1d.banger.agent.v1.WarmResponse\x12C\n" +
 	"\x04Tune\x12\x1c.banger.agent.v1.TuneRequest\x1a\x1d.banger.agent.v1.TuneResponseB3Z1github.com/banger-dev/banger/api/agent/v1;agentv1b\x06proto3"
 
 var (
@@ -1075,7 +1161,7 @@ func file_banger_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_banger_agent_v1_agent_proto_rawDescData
 }
 
-var file_banger_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_banger_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_banger_agent_v1_agent_proto_goTypes = []any{
 	(*Boot)(nil),             // 0: banger.agent.v1.Boot
 	(*Network)(nil),          // 1: banger.agent.v1.Network
@@ -1085,28 +1171,32 @@ var file_banger_agent_v1_agent_proto_goTypes = []any{
 	(*Event)(nil),            // 5: banger.agent.v1.Event
 	(*ShutdownRequest)(nil),  // 6: banger.agent.v1.ShutdownRequest
 	(*ShutdownResponse)(nil), // 7: banger.agent.v1.ShutdownResponse
-	(*TuneRequest)(nil),      // 8: banger.agent.v1.TuneRequest
-	(*TuneResponse)(nil),     // 9: banger.agent.v1.TuneResponse
-	(*ExecStart)(nil),        // 10: banger.agent.v1.ExecStart
-	(*WindowSize)(nil),       // 11: banger.agent.v1.WindowSize
-	(*ExecStarted)(nil),      // 12: banger.agent.v1.ExecStarted
-	(*ExecSignal)(nil),       // 13: banger.agent.v1.ExecSignal
-	(*ExecExit)(nil),         // 14: banger.agent.v1.ExecExit
-	(*ExecError)(nil),        // 15: banger.agent.v1.ExecError
+	(*WarmRequest)(nil),      // 8: banger.agent.v1.WarmRequest
+	(*WarmResponse)(nil),     // 9: banger.agent.v1.WarmResponse
+	(*TuneRequest)(nil),      // 10: banger.agent.v1.TuneRequest
+	(*TuneResponse)(nil),     // 11: banger.agent.v1.TuneResponse
+	(*ExecStart)(nil),        // 12: banger.agent.v1.ExecStart
+	(*WindowSize)(nil),       // 13: banger.agent.v1.WindowSize
+	(*ExecStarted)(nil),      // 14: banger.agent.v1.ExecStarted
+	(*ExecSignal)(nil),       // 15: banger.agent.v1.ExecSignal
+	(*ExecExit)(nil),         // 16: banger.agent.v1.ExecExit
+	(*ExecError)(nil),        // 17: banger.agent.v1.ExecError
 }
 var file_banger_agent_v1_agent_proto_depIdxs = []int32{
 	1,  // 0: banger.agent.v1.Boot.network:type_name -> banger.agent.v1.Network
-	11, // 1: banger.agent.v1.ExecStart.size:type_name -> banger.agent.v1.WindowSize
+	13, // 1: banger.agent.v1.ExecStart.size:type_name -> banger.agent.v1.WindowSize
 	2,  // 2: banger.agent.v1.Agent.Info:input_type -> banger.agent.v1.InfoRequest
 	4,  // 3: banger.agent.v1.Agent.Events:input_type -> banger.agent.v1.EventsRequest
 	6,  // 4: banger.agent.v1.Agent.Shutdown:input_type -> banger.agent.v1.ShutdownRequest
-	8,  // 5: banger.agent.v1.Agent.Tune:input_type -> banger.agent.v1.TuneRequest
-	3,  // 6: banger.agent.v1.Agent.Info:output_type -> banger.agent.v1.InfoResponse
-	5,  // 7: banger.agent.v1.Agent.Events:output_type -> banger.agent.v1.Event
-	7,  // 8: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
-	9,  // 9: banger.agent.v1.Agent.Tune:output_type -> banger.agent.v1.TuneResponse
-	6,  // [6:10] is the sub-list for method output_type
-	2,  // [2:6] is the sub-list for method input_type
+	8,  // 5: banger.agent.v1.Agent.Warm:input_type -> banger.agent.v1.WarmRequest
+	10, // 6: banger.agent.v1.Agent.Tune:input_type -> banger.agent.v1.TuneRequest
+	3,  // 7: banger.agent.v1.Agent.Info:output_type -> banger.agent.v1.InfoResponse
+	5,  // 8: banger.agent.v1.Agent.Events:output_type -> banger.agent.v1.Event
+	7,  // 9: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
+	9,  // 10: banger.agent.v1.Agent.Warm:output_type -> banger.agent.v1.WarmResponse
+	11, // 11: banger.agent.v1.Agent.Tune:output_type -> banger.agent.v1.TuneResponse
+	7,  // [7:12] is the sub-list for method output_type
+	2,  // [2:7] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
 	2,  // [2:2] is the sub-list for extension extendee
 	0,  // [0:2] is the sub-list for field type_name
@@ -1123,7 +1213,7 @@ func file_banger_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_agent_v1_agent_proto_rawDesc), len(file_banger_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,6 +11,7 @@ type AgentService interface {
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
 	Events(context.Context, *EventsRequest, Agent_EventsServer) error
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
+	Warm(context.Context, *WarmRequest) (*WarmResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
 }
 
@@ -44,6 +45,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 				}
 				return svc.Shutdown(ctx, &req)
 			},
+			"Warm": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req WarmRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Warm(ctx, &req)
+			},
 			"Tune": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req TuneRequest
 				if err := unmarshal(&req); err != nil {
@@ -72,6 +80,7 @@ type AgentClient interface {
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
 	Events(context.Context, *EventsRequest) (Agent_EventsClient, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
+	Warm(context.Context, *WarmRequest) (*WarmResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
 }
 
@@ -125,6 +134,14 @@ func (x *agentEventsClient) Recv() (*Event, error) {
 func (c *agentClient) Shutdown(ctx context.Context, req *ShutdownRequest) (*ShutdownResponse, error) {
 	var resp ShutdownResponse
 	if err := c.client.Call(ctx, "banger.agent.v1.Agent", "Shutdown", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Warm(ctx context.Context, req *WarmRequest) (*WarmResponse, error) {
+	var resp WarmResponse
+	if err := c.client.Call(ctx, "banger.agent.v1.Agent", "Warm", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -324,6 +324,10 @@ type VM struct {
 	Dir           string `protobuf:"bytes,22,opt,name=dir,proto3" json:"dir,omitempty"`
 	SupervisorPid int32  `protobuf:"varint,23,opt,name=supervisor_pid,json=supervisorPid,proto3" json:"supervisor_pid,omitempty"`
 	VmmPid        int32  `protobuf:"varint,24,opt,name=vmm_pid,json=vmmPid,proto3" json:"vmm_pid,omitempty"`
+	// How the present run began: "boot" or "template"; empty when not running.
+	Origin string `protobuf:"bytes,25,opt,name=origin,proto3" json:"origin,omitempty"`
+	// Why a template was there and not used; empty otherwise.
+	TemplateError string `protobuf:"bytes,26,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -524,6 +528,20 @@ func (x *VM) GetVmmPid() int32 {
 		return x.VmmPid
 	}
 	return 0
+}
+
+func (x *VM) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *VM) GetTemplateError() string {
+	if x != nil {
+		return x.TemplateError
+	}
+	return ""
 }
 
 // Progress is one step of long work.
@@ -741,7 +759,9 @@ type CreateVMRequest struct {
 	// The VM is deleted when no client holds its lease.
 	Ephemeral bool `protobuf:"varint,13,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"`
 	// Readiness to wait for: "system" (default) or "agent".
-	WaitFor       string `protobuf:"bytes,14,opt,name=wait_for,json=waitFor,proto3" json:"wait_for,omitempty"`
+	WaitFor string `protobuf:"bytes,14,opt,name=wait_for,json=waitFor,proto3" json:"wait_for,omitempty"`
+	// Boot, even if there is a template.
+	Cold          bool `protobuf:"varint,15,opt,name=cold,proto3" json:"cold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -872,6 +892,13 @@ func (x *CreateVMRequest) GetWaitFor() string {
 		return x.WaitFor
 	}
 	return ""
+}
+
+func (x *CreateVMRequest) GetCold() bool {
+	if x != nil {
+		return x.Cold
+	}
+	return false
 }
 
 type StartVMRequest struct {
@@ -1867,6 +1894,478 @@ func (x *ListKernelsResponse) GetKernels() []*Kernel {
 	return nil
 }
 
+// Template is a VM of one image and shape, frozen when its system was ready.
+type Template struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names everything it depends on (hex).
+	Key          string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Image        string `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	Kernel       string `protobuf:"bytes,3,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Vcpu         int32  `protobuf:"varint,4,opt,name=vcpu,proto3" json:"vcpu,omitempty"`
+	MemoryMib    int64  `protobuf:"varint,5,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	DiskBytes    int64  `protobuf:"varint,6,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	OverlayBytes int64  `protobuf:"varint,7,opt,name=overlay_bytes,json=overlayBytes,proto3" json:"overlay_bytes,omitempty"`
+	// "qemu" and "tcg" or "kvm".
+	Driver string `protobuf:"bytes,8,opt,name=driver,proto3" json:"driver,omitempty"`
+	Accel  string `protobuf:"bytes,9,opt,name=accel,proto3" json:"accel,omitempty"`
+	// Storage it takes, in bytes.
+	SizeBytes     int64 `protobuf:"varint,10,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	CreatedUnixMs int64 `protobuf:"varint,11,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	UsedUnixMs    int64 `protobuf:"varint,12,opt,name=used_unix_ms,json=usedUnixMs,proto3" json:"used_unix_ms,omitempty"`
+	// False if its image, kernel or VMM has changed since: no VM starts from it.
+	Current       bool `protobuf:"varint,13,opt,name=current,proto3" json:"current,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Template) Reset() {
+	*x = Template{}
+	mi := &file_banger_v1_banger_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Template) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Template) ProtoMessage() {}
+
+func (x *Template) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Template.ProtoReflect.Descriptor instead.
+func (*Template) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Template) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Template) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *Template) GetKernel() string {
+	if x != nil {
+		return x.Kernel
+	}
+	return ""
+}
+
+func (x *Template) GetVcpu() int32 {
+	if x != nil {
+		return x.Vcpu
+	}
+	return 0
+}
+
+func (x *Template) GetMemoryMib() int64 {
+	if x != nil {
+		return x.MemoryMib
+	}
+	return 0
+}
+
+func (x *Template) GetDiskBytes() int64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
+}
+
+func (x *Template) GetOverlayBytes() int64 {
+	if x != nil {
+		return x.OverlayBytes
+	}
+	return 0
+}
+
+func (x *Template) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *Template) GetAccel() string {
+	if x != nil {
+		return x.Accel
+	}
+	return ""
+}
+
+func (x *Template) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *Template) GetCreatedUnixMs() int64 {
+	if x != nil {
+		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+func (x *Template) GetUsedUnixMs() int64 {
+	if x != nil {
+		return x.UsedUnixMs
+	}
+	return 0
+}
+
+func (x *Template) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+type WarmImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the default image; 0: the default shape.
+	Image         string `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Vcpu          int32  `protobuf:"varint,2,opt,name=vcpu,proto3" json:"vcpu,omitempty"`
+	MemoryMib     int64  `protobuf:"varint,3,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	DiskBytes     int64  `protobuf:"varint,4,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	OverlayBytes  int64  `protobuf:"varint,5,opt,name=overlay_bytes,json=overlayBytes,proto3" json:"overlay_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WarmImageRequest) Reset() {
+	*x = WarmImageRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WarmImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WarmImageRequest) ProtoMessage() {}
+
+func (x *WarmImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WarmImageRequest.ProtoReflect.Descriptor instead.
+func (*WarmImageRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *WarmImageRequest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *WarmImageRequest) GetVcpu() int32 {
+	if x != nil {
+		return x.Vcpu
+	}
+	return 0
+}
+
+func (x *WarmImageRequest) GetMemoryMib() int64 {
+	if x != nil {
+		return x.MemoryMib
+	}
+	return 0
+}
+
+func (x *WarmImageRequest) GetDiskBytes() int64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
+}
+
+func (x *WarmImageRequest) GetOverlayBytes() int64 {
+	if x != nil {
+		return x.OverlayBytes
+	}
+	return 0
+}
+
+type WarmImageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*WarmImageResponse_Progress
+	//	*WarmImageResponse_Template
+	Event         isWarmImageResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WarmImageResponse) Reset() {
+	*x = WarmImageResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WarmImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WarmImageResponse) ProtoMessage() {}
+
+func (x *WarmImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WarmImageResponse.ProtoReflect.Descriptor instead.
+func (*WarmImageResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *WarmImageResponse) GetEvent() isWarmImageResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *WarmImageResponse) GetProgress() *Progress {
+	if x != nil {
+		if x, ok := x.Event.(*WarmImageResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *WarmImageResponse) GetTemplate() *Template {
+	if x != nil {
+		if x, ok := x.Event.(*WarmImageResponse_Template); ok {
+			return x.Template
+		}
+	}
+	return nil
+}
+
+type isWarmImageResponse_Event interface {
+	isWarmImageResponse_Event()
+}
+
+type WarmImageResponse_Progress struct {
+	Progress *Progress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type WarmImageResponse_Template struct {
+	Template *Template `protobuf:"bytes,2,opt,name=template,proto3,oneof"`
+}
+
+func (*WarmImageResponse_Progress) isWarmImageResponse_Event() {}
+
+func (*WarmImageResponse_Template) isWarmImageResponse_Event() {}
+
+type ListTemplatesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTemplatesRequest) Reset() {
+	*x = ListTemplatesRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTemplatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTemplatesRequest) ProtoMessage() {}
+
+func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
+func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{31}
+}
+
+type ListTemplatesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Templates     []*Template            `protobuf:"bytes,1,rep,name=templates,proto3" json:"templates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTemplatesResponse) Reset() {
+	*x = ListTemplatesResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTemplatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTemplatesResponse) ProtoMessage() {}
+
+func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
+func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListTemplatesResponse) GetTemplates() []*Template {
+	if x != nil {
+		return x.Templates
+	}
+	return nil
+}
+
+type PruneTemplatesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	All           bool                   `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneTemplatesRequest) Reset() {
+	*x = PruneTemplatesRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneTemplatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneTemplatesRequest) ProtoMessage() {}
+
+func (x *PruneTemplatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneTemplatesRequest.ProtoReflect.Descriptor instead.
+func (*PruneTemplatesRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *PruneTemplatesRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+type PruneTemplatesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Removed       []*Template            `protobuf:"bytes,1,rep,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneTemplatesResponse) Reset() {
+	*x = PruneTemplatesResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneTemplatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneTemplatesResponse) ProtoMessage() {}
+
+func (x *PruneTemplatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneTemplatesResponse.ProtoReflect.Descriptor instead.
+func (*PruneTemplatesResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *PruneTemplatesResponse) GetRemoved() []*Template {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
 // ErrorDetail rides on every error of this contract.
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1885,7 +2384,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_banger_v1_banger_proto_msgTypes[28]
+	mi := &file_banger_v1_banger_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +2396,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[28]
+	mi := &file_banger_v1_banger_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +2409,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{28}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -1967,7 +2466,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x0fstarted_unix_ms\x18\x05 \x01(\x03R\rstartedUnixMs\x12\x10\n" +
 	"\x03log\x18\x06 \x01(\tR\x03log\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse\"\x93\x05\n" +
+	"\x10ShutdownResponse\"\xd2\x05\n" +
 	"\x02VM\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -1995,7 +2494,9 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\tephemeral\x18\x15 \x01(\bR\tephemeral\x12\x10\n" +
 	"\x03dir\x18\x16 \x01(\tR\x03dir\x12%\n" +
 	"\x0esupervisor_pid\x18\x17 \x01(\x05R\rsupervisorPid\x12\x17\n" +
-	"\avmm_pid\x18\x18 \x01(\x05R\x06vmmPid\"\x9d\x01\n" +
+	"\avmm_pid\x18\x18 \x01(\x05R\x06vmmPid\x12\x16\n" +
+	"\x06origin\x18\x19 \x01(\tR\x06origin\x12%\n" +
+	"\x0etemplate_error\x18\x1a \x01(\tR\rtemplateError\"\x9d\x01\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x12\n" +
@@ -2009,7 +2510,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\bprogress\x18\x01 \x01(\v2\x13.banger.v1.ProgressH\x00R\bprogress\x12#\n" +
 	"\x04spec\x18\x02 \x01(\v2\r.banger.v1.VMH\x00R\x04spec\x12\x1f\n" +
 	"\x02vm\x18\x03 \x01(\v2\r.banger.v1.VMH\x00R\x02vmB\a\n" +
-	"\x05event\"\x8a\x03\n" +
+	"\x05event\"\x9e\x03\n" +
 	"\x0fCreateVMRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x16\n" +
@@ -2028,7 +2529,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\n" +
 	"timeout_ms\x18\f \x01(\x03R\ttimeoutMs\x12\x1c\n" +
 	"\tephemeral\x18\r \x01(\bR\tephemeral\x12\x19\n" +
-	"\bwait_for\x18\x0e \x01(\tR\awaitForB\x06\n" +
+	"\bwait_for\x18\x0e \x01(\tR\awaitFor\x12\x12\n" +
+	"\x04cold\x18\x0f \x01(\bR\x04coldB\x06\n" +
 	"\x04_nat\"\\\n" +
 	"\x0eStartVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x1d\n" +
@@ -2092,13 +2594,51 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x12ListKernelsRequest\x12\x1c\n" +
 	"\tavailable\x18\x01 \x01(\bR\tavailable\"B\n" +
 	"\x13ListKernelsResponse\x12+\n" +
-	"\akernels\x18\x01 \x03(\v2\x11.banger.v1.KernelR\akernels\"\x86\x01\n" +
+	"\akernels\x18\x01 \x03(\v2\x11.banger.v1.KernelR\akernels\"\xf2\x02\n" +
+	"\bTemplate\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05image\x18\x02 \x01(\tR\x05image\x12\x16\n" +
+	"\x06kernel\x18\x03 \x01(\tR\x06kernel\x12\x12\n" +
+	"\x04vcpu\x18\x04 \x01(\x05R\x04vcpu\x12\x1d\n" +
+	"\n" +
+	"memory_mib\x18\x05 \x01(\x03R\tmemoryMib\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\x06 \x01(\x03R\tdiskBytes\x12#\n" +
+	"\roverlay_bytes\x18\a \x01(\x03R\foverlayBytes\x12\x16\n" +
+	"\x06driver\x18\b \x01(\tR\x06driver\x12\x14\n" +
+	"\x05accel\x18\t \x01(\tR\x05accel\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\n" +
+	" \x01(\x03R\tsizeBytes\x12&\n" +
+	"\x0fcreated_unix_ms\x18\v \x01(\x03R\rcreatedUnixMs\x12 \n" +
+	"\fused_unix_ms\x18\f \x01(\x03R\n" +
+	"usedUnixMs\x12\x18\n" +
+	"\acurrent\x18\r \x01(\bR\acurrent\"\x9f\x01\n" +
+	"\x10WarmImageRequest\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\x12\x12\n" +
+	"\x04vcpu\x18\x02 \x01(\x05R\x04vcpu\x12\x1d\n" +
+	"\n" +
+	"memory_mib\x18\x03 \x01(\x03R\tmemoryMib\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\x04 \x01(\x03R\tdiskBytes\x12#\n" +
+	"\roverlay_bytes\x18\x05 \x01(\x03R\foverlayBytes\"\x82\x01\n" +
+	"\x11WarmImageResponse\x121\n" +
+	"\bprogress\x18\x01 \x01(\v2\x13.banger.v1.ProgressH\x00R\bprogress\x121\n" +
+	"\btemplate\x18\x02 \x01(\v2\x13.banger.v1.TemplateH\x00R\btemplateB\a\n" +
+	"\x05event\"\x16\n" +
+	"\x14ListTemplatesRequest\"J\n" +
+	"\x15ListTemplatesResponse\x121\n" +
+	"\ttemplates\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\ttemplates\")\n" +
+	"\x15PruneTemplatesRequest\x12\x10\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\"G\n" +
+	"\x16PruneTemplatesResponse\x12-\n" +
+	"\aremoved\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\aremoved\"\x86\x01\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04hint\x18\x02 \x01(\tR\x04hint\x12!\n" +
 	"\fconsole_tail\x18\x03 \x01(\tR\vconsoleTail\x12\x13\n" +
 	"\x05vm_id\x18\x04 \x01(\tR\x04vmId\x12\x17\n" +
-	"\avm_name\x18\x05 \x01(\tR\x06vmName2\xa1\x06\n" +
+	"\avm_name\x18\x05 \x01(\tR\x06vmName2\x96\b\n" +
 	"\x06Banger\x12=\n" +
 	"\x06Status\x12\x18.banger.v1.StatusRequest\x1a\x19.banger.v1.StatusResponse\x12C\n" +
 	"\bShutdown\x12\x1a.banger.v1.ShutdownRequest\x1a\x1b.banger.v1.ShutdownResponse\x12?\n" +
@@ -2111,7 +2651,10 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x06LinkVM\x12\x18.banger.v1.LinkVMRequest\x1a\x19.banger.v1.LinkVMResponse\x129\n" +
 	"\x05Lease\x12\x17.banger.v1.LeaseRequest\x1a\x15.banger.v1.LeaseEvent0\x01\x12I\n" +
 	"\n" +
-	"ListImages\x12\x1c.banger.v1.ListImagesRequest\x1a\x1d.banger.v1.ListImagesResponse\x12L\n" +
+	"ListImages\x12\x1c.banger.v1.ListImagesRequest\x1a\x1d.banger.v1.ListImagesResponse\x12H\n" +
+	"\tWarmImage\x12\x1b.banger.v1.WarmImageRequest\x1a\x1c.banger.v1.WarmImageResponse0\x01\x12R\n" +
+	"\rListTemplates\x12\x1f.banger.v1.ListTemplatesRequest\x1a .banger.v1.ListTemplatesResponse\x12U\n" +
+	"\x0ePruneTemplates\x12 .banger.v1.PruneTemplatesRequest\x1a!.banger.v1.PruneTemplatesResponse\x12L\n" +
 	"\vListKernels\x12\x1d.banger.v1.ListKernelsRequest\x1a\x1e.banger.v1.ListKernelsResponseB5Z3github.com/banger-dev/banger/api/banger/v1;bangerv1b\x06proto3"
 
 var (
@@ -2126,37 +2669,44 @@ func file_banger_v1_banger_proto_rawDescGZIP() []byte {
 	return file_banger_v1_banger_proto_rawDescData
 }
 
-var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_banger_v1_banger_proto_goTypes = []any{
-	(*Build)(nil),               // 0: banger.v1.Build
-	(*StatusRequest)(nil),       // 1: banger.v1.StatusRequest
-	(*StatusResponse)(nil),      // 2: banger.v1.StatusResponse
-	(*ShutdownRequest)(nil),     // 3: banger.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),    // 4: banger.v1.ShutdownResponse
-	(*VM)(nil),                  // 5: banger.v1.VM
-	(*Progress)(nil),            // 6: banger.v1.Progress
-	(*VMProgress)(nil),          // 7: banger.v1.VMProgress
-	(*CreateVMRequest)(nil),     // 8: banger.v1.CreateVMRequest
-	(*StartVMRequest)(nil),      // 9: banger.v1.StartVMRequest
-	(*StopVMRequest)(nil),       // 10: banger.v1.StopVMRequest
-	(*StopVMResponse)(nil),      // 11: banger.v1.StopVMResponse
-	(*DeleteVMRequest)(nil),     // 12: banger.v1.DeleteVMRequest
-	(*DeleteVMResponse)(nil),    // 13: banger.v1.DeleteVMResponse
-	(*ListVMsRequest)(nil),      // 14: banger.v1.ListVMsRequest
-	(*ListVMsResponse)(nil),     // 15: banger.v1.ListVMsResponse
-	(*GetVMRequest)(nil),        // 16: banger.v1.GetVMRequest
-	(*GetVMResponse)(nil),       // 17: banger.v1.GetVMResponse
-	(*LinkVMRequest)(nil),       // 18: banger.v1.LinkVMRequest
-	(*LinkVMResponse)(nil),      // 19: banger.v1.LinkVMResponse
-	(*LeaseRequest)(nil),        // 20: banger.v1.LeaseRequest
-	(*LeaseEvent)(nil),          // 21: banger.v1.LeaseEvent
-	(*Image)(nil),               // 22: banger.v1.Image
-	(*ListImagesRequest)(nil),   // 23: banger.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),  // 24: banger.v1.ListImagesResponse
-	(*Kernel)(nil),              // 25: banger.v1.Kernel
-	(*ListKernelsRequest)(nil),  // 26: banger.v1.ListKernelsRequest
-	(*ListKernelsResponse)(nil), // 27: banger.v1.ListKernelsResponse
-	(*ErrorDetail)(nil),         // 28: banger.v1.ErrorDetail
+	(*Build)(nil),                  // 0: banger.v1.Build
+	(*StatusRequest)(nil),          // 1: banger.v1.StatusRequest
+	(*StatusResponse)(nil),         // 2: banger.v1.StatusResponse
+	(*ShutdownRequest)(nil),        // 3: banger.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),       // 4: banger.v1.ShutdownResponse
+	(*VM)(nil),                     // 5: banger.v1.VM
+	(*Progress)(nil),               // 6: banger.v1.Progress
+	(*VMProgress)(nil),             // 7: banger.v1.VMProgress
+	(*CreateVMRequest)(nil),        // 8: banger.v1.CreateVMRequest
+	(*StartVMRequest)(nil),         // 9: banger.v1.StartVMRequest
+	(*StopVMRequest)(nil),          // 10: banger.v1.StopVMRequest
+	(*StopVMResponse)(nil),         // 11: banger.v1.StopVMResponse
+	(*DeleteVMRequest)(nil),        // 12: banger.v1.DeleteVMRequest
+	(*DeleteVMResponse)(nil),       // 13: banger.v1.DeleteVMResponse
+	(*ListVMsRequest)(nil),         // 14: banger.v1.ListVMsRequest
+	(*ListVMsResponse)(nil),        // 15: banger.v1.ListVMsResponse
+	(*GetVMRequest)(nil),           // 16: banger.v1.GetVMRequest
+	(*GetVMResponse)(nil),          // 17: banger.v1.GetVMResponse
+	(*LinkVMRequest)(nil),          // 18: banger.v1.LinkVMRequest
+	(*LinkVMResponse)(nil),         // 19: banger.v1.LinkVMResponse
+	(*LeaseRequest)(nil),           // 20: banger.v1.LeaseRequest
+	(*LeaseEvent)(nil),             // 21: banger.v1.LeaseEvent
+	(*Image)(nil),                  // 22: banger.v1.Image
+	(*ListImagesRequest)(nil),      // 23: banger.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),     // 24: banger.v1.ListImagesResponse
+	(*Kernel)(nil),                 // 25: banger.v1.Kernel
+	(*ListKernelsRequest)(nil),     // 26: banger.v1.ListKernelsRequest
+	(*ListKernelsResponse)(nil),    // 27: banger.v1.ListKernelsResponse
+	(*Template)(nil),               // 28: banger.v1.Template
+	(*WarmImageRequest)(nil),       // 29: banger.v1.WarmImageRequest
+	(*WarmImageResponse)(nil),      // 30: banger.v1.WarmImageResponse
+	(*ListTemplatesRequest)(nil),   // 31: banger.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),  // 32: banger.v1.ListTemplatesResponse
+	(*PruneTemplatesRequest)(nil),  // 33: banger.v1.PruneTemplatesRequest
+	(*PruneTemplatesResponse)(nil), // 34: banger.v1.PruneTemplatesResponse
+	(*ErrorDetail)(nil),            // 35: banger.v1.ErrorDetail
 }
 var file_banger_v1_banger_proto_depIdxs = []int32{
 	0,  // 0: banger.v1.StatusResponse.build:type_name -> banger.v1.Build
@@ -2169,35 +2719,45 @@ var file_banger_v1_banger_proto_depIdxs = []int32{
 	5,  // 7: banger.v1.LinkVMResponse.vm:type_name -> banger.v1.VM
 	22, // 8: banger.v1.ListImagesResponse.images:type_name -> banger.v1.Image
 	25, // 9: banger.v1.ListKernelsResponse.kernels:type_name -> banger.v1.Kernel
-	1,  // 10: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
-	3,  // 11: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
-	8,  // 12: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
-	9,  // 13: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
-	10, // 14: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
-	12, // 15: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
-	14, // 16: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
-	16, // 17: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
-	18, // 18: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
-	20, // 19: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
-	23, // 20: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
-	26, // 21: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
-	2,  // 22: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
-	4,  // 23: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
-	7,  // 24: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
-	7,  // 25: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
-	11, // 26: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
-	13, // 27: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
-	15, // 28: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
-	17, // 29: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
-	19, // 30: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
-	21, // 31: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
-	24, // 32: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
-	27, // 33: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
-	22, // [22:34] is the sub-list for method output_type
-	10, // [10:22] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	6,  // 10: banger.v1.WarmImageResponse.progress:type_name -> banger.v1.Progress
+	28, // 11: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
+	28, // 12: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
+	28, // 13: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
+	1,  // 14: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
+	3,  // 15: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
+	8,  // 16: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
+	9,  // 17: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
+	10, // 18: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
+	12, // 19: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
+	14, // 20: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
+	16, // 21: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
+	18, // 22: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
+	20, // 23: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
+	23, // 24: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
+	29, // 25: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
+	31, // 26: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
+	33, // 27: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
+	26, // 28: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
+	2,  // 29: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
+	4,  // 30: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
+	7,  // 31: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
+	7,  // 32: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
+	11, // 33: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
+	13, // 34: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
+	15, // 35: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
+	17, // 36: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
+	19, // 37: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
+	21, // 38: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
+	24, // 39: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
+	30, // 40: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
+	32, // 41: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
+	34, // 42: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
+	27, // 43: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
+	29, // [29:44] is the sub-list for method output_type
+	14, // [14:29] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_banger_v1_banger_proto_init() }
@@ -2211,13 +2771,17 @@ func file_banger_v1_banger_proto_init() {
 		(*VMProgress_Vm)(nil),
 	}
 	file_banger_v1_banger_proto_msgTypes[8].OneofWrappers = []any{}
+	file_banger_v1_banger_proto_msgTypes[30].OneofWrappers = []any{
+		(*WarmImageResponse_Progress)(nil),
+		(*WarmImageResponse_Template)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_v1_banger_proto_rawDesc), len(file_banger_v1_banger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

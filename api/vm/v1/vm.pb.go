@@ -61,7 +61,11 @@ type Spec struct {
 	// Build of the daemon that wrote this.
 	Build string `protobuf:"bytes,18,opt,name=build,proto3" json:"build,omitempty"`
 	// Root of the image and kernel stores, readable to a confined VMM.
-	Readable      []string `protobuf:"bytes,19,rep,name=readable,proto3" json:"readable,omitempty"`
+	Readable []string `protobuf:"bytes,19,rep,name=readable,proto3" json:"readable,omitempty"`
+	// Directory of the template that the disks were copied from; empty: boot. If
+	// the template cannot be restored, the supervisor boots from the same disks
+	// and says so.
+	Template      string `protobuf:"bytes,20,opt,name=template,proto3" json:"template,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -229,6 +233,13 @@ func (x *Spec) GetReadable() []string {
 	return nil
 }
 
+func (x *Spec) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -323,7 +334,11 @@ type StatusResponse struct {
 	// True for a supervisor that took the VMM over from one that crashed.
 	Successor bool `protobuf:"varint,14,opt,name=successor,proto3" json:"successor,omitempty"`
 	// Open connections through link.sock.
-	Connections   int32 `protobuf:"varint,15,opt,name=connections,proto3" json:"connections,omitempty"`
+	Connections int32 `protobuf:"varint,15,opt,name=connections,proto3" json:"connections,omitempty"`
+	// How the guest came to be: "boot" or "template".
+	Origin string `protobuf:"bytes,16,opt,name=origin,proto3" json:"origin,omitempty"`
+	// Why a template was asked for and not used; empty otherwise.
+	TemplateError string `protobuf:"bytes,17,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -461,6 +476,20 @@ func (x *StatusResponse) GetConnections() int32 {
 		return x.Connections
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetTemplateError() string {
+	if x != nil {
+		return x.TemplateError
+	}
+	return ""
 }
 
 type StopRequest struct {
@@ -628,7 +657,7 @@ var File_banger_vm_v1_vm_proto protoreflect.FileDescriptor
 
 const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\n" +
-	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\x82\x04\n" +
+	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\x9e\x04\n" +
 	"\x04Spec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -650,9 +679,10 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x13require_confinement\x18\x10 \x01(\bR\x12requireConfinement\x12\x12\n" +
 	"\x04boot\x18\x11 \x01(\fR\x04boot\x12\x14\n" +
 	"\x05build\x18\x12 \x01(\tR\x05build\x12\x1a\n" +
-	"\breadable\x18\x13 \x03(\tR\breadable\"\x0f\n" +
+	"\breadable\x18\x13 \x03(\tR\breadable\x12\x1a\n" +
+	"\btemplate\x18\x14 \x01(\tR\btemplate\"\x0f\n" +
 	"\rStatusRequest\"\x0e\n" +
-	"\fWatchRequest\"\x98\x03\n" +
+	"\fWatchRequest\"\xd7\x03\n" +
 	"\x0eStatusResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
@@ -669,7 +699,9 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x0fstarted_unix_ms\x18\f \x01(\x03R\rstartedUnixMs\x12\x14\n" +
 	"\x05build\x18\r \x01(\tR\x05build\x12\x1c\n" +
 	"\tsuccessor\x18\x0e \x01(\bR\tsuccessor\x12 \n" +
-	"\vconnections\x18\x0f \x01(\x05R\vconnections\",\n" +
+	"\vconnections\x18\x0f \x01(\x05R\vconnections\x12\x16\n" +
+	"\x06origin\x18\x10 \x01(\tR\x06origin\x12%\n" +
+	"\x0etemplate_error\x18\x11 \x01(\tR\rtemplateError\",\n" +
 	"\vStopRequest\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x01 \x01(\x03R\ttimeoutMs\"$\n" +

@@ -6,7 +6,9 @@ package identity
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -58,7 +60,28 @@ func writeMachineID(etc, id string) error {
 	if !validMachineID(id) {
 		return fmt.Errorf("%q is not 32 hex digits", id)
 	}
-	return replaceFile(etc, "machine-id", id+"\n", 0o444)
+	old, _ := os.ReadFile(filepath.Join(etc, "machine-id"))
+	if err := replaceFile(etc, "machine-id", id+"\n", 0o444); err != nil {
+		return err
+	}
+	return moveJournal(journals, strings.TrimSpace(string(old)), id)
+}
+
+// journals is where journald, once it runs, keeps its journals in memory, by
+// machine id.
+const journals = "/run/log/journal"
+
+// moveJournal lets journalctl find under the new id what was logged under the
+// old one: journald holds its files open and does not mind.
+func moveJournal(dir, old, id string) error {
+	if !validMachineID(old) || old == id {
+		return nil
+	}
+	err := os.Rename(filepath.Join(dir, old), filepath.Join(dir, id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func validHostname(name string) bool {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,9 +33,12 @@ const askAgain = 2 * time.Second
 
 // Service implements agentv1.AgentService.
 type Service struct {
-	init  string
-	log   *slog.Logger
-	ready *readiness
+	init string
+	warm func(context.Context) error
+	// template is true while the guest belongs to nobody.
+	template atomic.Bool
+	log      *slog.Logger
+	ready    *readiness
 	// ask sends a signal to PID 1.
 	ask func(syscall.Signal) error
 
@@ -47,15 +51,24 @@ type Service struct {
 
 var _ agentv1.AgentService = (*Service)(nil)
 
-// New returns the service of a guest with this init (boot.Systemd, boot.None).
-// It ends with ctx; Wait returns when it has.
-func New(ctx context.Context, init string, log *slog.Logger) (*Service, error) {
+// Options are what a Service needs.
+type Options struct {
+	// Init is the guest's: boot.Systemd or boot.None.
+	Init string
+	// Warm runs the exercise of a template.
+	Warm func(context.Context) error
+	Log  *slog.Logger
+}
+
+// New returns the service of a guest. It ends with ctx; Wait returns when it
+// has.
+func New(ctx context.Context, o Options) (*Service, error) {
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		return nil, err
 	}
 	s := &Service{
-		init: init, log: log, ready: newReadiness(),
+		init: o.Init, warm: o.Warm, log: o.Log, ready: newReadiness(),
 		ask:   func(sig syscall.Signal) error { return syscall.Kill(1, sig) },
 		conns: make(chan net.Conn),
 	}
@@ -63,11 +76,35 @@ func New(ctx context.Context, init string, log *slog.Logger) (*Service, error) {
 	agentv1.RegisterAgentService(server, s)
 	s.goroutines.Go(func() {
 		if err := server.Serve(s.ctx, listener{s}); err != nil && s.ctx.Err() == nil {
-			log.Error("agent service ended", "cause", err)
+			s.log.Error("agent service ended", "cause", err)
 		}
 		server.Close()
 	})
 	return s, nil
+}
+
+// SetTemplate says whether the guest is a template, which belongs to nobody and
+// takes only Info, Events and Warm.
+func (s *Service) SetTemplate(is bool) { s.template.Store(is) }
+
+// owned refuses a call of a template.
+func (s *Service) owned() error {
+	if s.template.Load() {
+		return status.Error(codes.FailedPrecondition, "this guest is a template")
+	}
+	return nil
+}
+
+// Warm implements agentv1.AgentService.
+func (s *Service) Warm(ctx context.Context, _ *agentv1.WarmRequest) (*agentv1.WarmResponse, error) {
+	if !s.template.Load() {
+		return nil, status.Error(codes.FailedPrecondition, "this guest is not a template")
+	}
+	if err := s.warm(ctx); err != nil {
+		return nil, status.Errorf(codes.Internal, "warm: %v", err)
+	}
+	unix.Sync()
+	return &agentv1.WarmResponse{}, nil
 }
 
 // Identified says that PID 1 goes on now: the system's readiness is watched
@@ -138,6 +175,9 @@ func (s *Service) Events(ctx context.Context, _ *agentv1.EventsRequest, out agen
 
 // Shutdown implements agentv1.AgentService.
 func (s *Service) Shutdown(_ context.Context, req *agentv1.ShutdownRequest) (*agentv1.ShutdownResponse, error) {
+	if err := s.owned(); err != nil {
+		return nil, err
+	}
 	sig := stopSignal(s.init, req.GetReboot())
 	s.stopping.Do(func() {
 		s.goroutines.Go(func() { s.keepAsking(sig) })
@@ -176,6 +216,9 @@ func stopSignal(init string, reboot bool) syscall.Signal {
 
 // Tune implements agentv1.AgentService.
 func (s *Service) Tune(_ context.Context, req *agentv1.TuneRequest) (*agentv1.TuneResponse, error) {
+	if err := s.owned(); err != nil {
+		return nil, err
+	}
 	if len(req.Entropy) > 0 {
 		if err := identity.AddEntropy(req.Entropy); err != nil {
 			return nil, status.Errorf(codes.Internal, "entropy: %v", err)

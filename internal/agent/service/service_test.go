@@ -21,7 +21,7 @@ import (
 // serve starts a service and returns a client of it.
 func serve(t *testing.T, init string, asked chan syscall.Signal) (*Service, agentv1.AgentClient) {
 	t.Helper()
-	s, err := New(context.Background(), init, slog.New(slog.DiscardHandler))
+	s, err := New(context.Background(), Options{Init: init, Warm: func(context.Context) error { return nil }, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestShutdownAsksThatInit(t *testing.T) {
 
 // A connection that fails takes its calls along.
 func TestBrokenConnectionEndsItsCalls(t *testing.T) {
-	s, err := New(context.Background(), boot.None, slog.New(slog.DiscardHandler))
+	s, err := New(context.Background(), Options{Init: boot.None, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,5 +165,28 @@ func TestLimited(t *testing.T) {
 	}
 	if l.String() != "abcab" {
 		t.Errorf("%q", l.String())
+	}
+}
+
+// TestTemplateBelongsToNobody: a template takes Info, Events and Warm, and
+// nothing else; a guest that is somebody's takes no Warm.
+func TestTemplateBelongsToNobody(t *testing.T) {
+	s, client := serve(t, boot.None, make(chan syscall.Signal, 1))
+	ctx := bounded(t)
+	if _, err := client.Warm(ctx, &agentv1.WarmRequest{}); err == nil {
+		t.Error("a guest that is no template was warmed")
+	}
+	s.SetTemplate(true)
+	if _, err := client.Warm(ctx, &agentv1.WarmRequest{}); err != nil {
+		t.Errorf("warm: %v", err)
+	}
+	if _, err := client.Info(ctx, &agentv1.InfoRequest{}); err != nil {
+		t.Errorf("info: %v", err)
+	}
+	if _, err := client.Shutdown(ctx, &agentv1.ShutdownRequest{}); err == nil {
+		t.Error("a template was shut down")
+	}
+	if _, err := client.Tune(ctx, &agentv1.TuneRequest{TimeUnixNs: 1}); err == nil {
+		t.Error("a template's clock was set")
 	}
 }

@@ -22,6 +22,8 @@ const (
 	Kernel = "debian-6.1"
 	// ImageID is the digest of every image.
 	ImageID = "0123abcd"
+	// KernelSHA256 is that of every kernel.
+	KernelSHA256 = "4567ef"
 	// StuckImage is never made: who asks for it waits until he gives up.
 	StuckImage = "stuck"
 )
@@ -56,7 +58,7 @@ func Assets(home layout.Home, qemu string) daemon.Assets {
 		},
 		Kernel: func(_ context.Context, name string, _ banger.ProgressFunc) (daemon.Kernel, error) {
 			path := home.Kernel(name).Vmlinux()
-			return daemon.Kernel{Name: name, Vmlinux: path, Initrd: path}, touch(path)
+			return daemon.Kernel{Name: name, SHA256: KernelSHA256, Vmlinux: path, Initrd: path}, touch(path)
 		},
 		Images: func(bool) ([]*bangerv1.Image, error) {
 			return []*bangerv1.Image{{Name: Image, Id: ImageID, Local: true}}, nil
@@ -66,8 +68,8 @@ func Assets(home layout.Home, qemu string) daemon.Assets {
 		},
 		Disk: sparse,
 		Free: func(path string) (int64, error) {
-			if os.Getenv(FreeVar) != "" {
-				return 0, nil
+			if text := os.Getenv(FreeVar); text != "" {
+				return banger.ParseSize(text)
 			}
 			return disk.Free(path)
 		},

@@ -34,6 +34,8 @@ const (
 	Dies, NoStart = "dies", "nostart"
 	// Degraded has a unit that failed.
 	Degraded = "degraded"
+	// Unforkable boots where it should be restored.
+	Unforkable = "unforkable"
 	// Stubborn does not answer Kill and Stop.
 	Stubborn = "stubborn"
 )
@@ -110,6 +112,9 @@ func (s *supervisor) run(adopt bool) error {
 	s.set(func(now *vmv1.StatusResponse) {
 		now.State, now.VmmPid, now.Driver, now.Accel = "running", int32(pid), s.spec.Driver, s.spec.Accel
 		now.Confinement = []string{"nothing"}
+		if !adopt {
+			now.Origin, now.TemplateError = s.restore()
+		}
 	})
 	s.boot()
 	s.vmm.Wait(context.Background())
@@ -146,11 +151,7 @@ func (s *supervisor) boot() {
 // bringUp starts the VMM, or finds the one of a supervisor that crashed.
 func (s *supervisor) bringUp(adopt bool) (int, error) {
 	if adopt {
-		var h handle
-		data, err := os.ReadFile(s.dir.VMM())
-		if err == nil {
-			err = json.Unmarshal(data, &h)
-		}
+		h, err := readHandle(s.dir.VMM())
 		return h.PID, err
 	}
 	cmd := exec.Command(s.spec.VmmBin, s.dir.Dir())
@@ -167,13 +168,6 @@ func (s *supervisor) bringUp(adopt bool) (int, error) {
 	h := handle{Driver: "fake", PID: cmd.Process.Pid, StartTime: start, BootID: process.BootID()}
 	text := layout.BootMark + "now\n" + GuestSays + "\n"
 	return h.PID, errors.Join(write(s.dir.VMM(), h), os.WriteFile(s.dir.Console(), []byte(text), 0o600))
-}
-
-type handle struct {
-	Driver    string `json:"driver"`
-	PID       int    `json:"pid"`
-	StartTime uint64 `json:"start_time"`
-	BootID    string `json:"boot_id"`
 }
 
 func write(path string, value any) error {

@@ -31,7 +31,7 @@ const patience = 2 * time.Minute
 // Make returns the driver and a new machine, whose Dir exists and is empty.
 type Make func(t testing.TB) (driver.Driver, driver.Machine)
 
-// Run runs the suite.
+// Run runs the suite: its part on freezing too, if the driver is a Restorer.
 func Run(t *testing.T, make Make) {
 	for _, test := range []struct {
 		name string
@@ -53,6 +53,7 @@ func Run(t *testing.T, make Make) {
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, make) })
 	}
+	runFreeze(t, make)
 }
 
 // subject is a machine with its VMM.
@@ -100,7 +101,7 @@ func (s *subject) destroy() {
 func (s *subject) run() {
 	s.t.Helper()
 	if err := s.vm.Run(s.t.Context()); err != nil {
-		s.t.Fatal(err)
+		s.t.Fatalf("run: %v%s", err, s.logs())
 	}
 }
 
@@ -118,10 +119,13 @@ func (s *subject) reset() {
 func (s *subject) logs() string {
 	data, _ := os.ReadFile(layout.Instance(s.machine.Dir).VMMLog())
 	text := "\nVMM: " + string(data)
-	if s.vm == nil || s.alive() {
+	if s.vm == nil {
 		return text
 	}
-	exit, err := s.vm.Wait(s.t.Context())
+	// One that is about to end ends within this.
+	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Second)
+	defer cancel()
+	exit, err := s.vm.Wait(ctx)
 	return fmt.Sprintf("%s\nit ended: %+v, %v", text, exit, err)
 }
 
@@ -216,18 +220,19 @@ const (
 // Main is what TestMain of a driver's test calls: it runs the tests, or is the
 // process that starts a VMM and is killed. It returns the exit code.
 func Main(m *testing.M, d driver.Driver) int {
-	if len(os.Args) != 4 || os.Args[1] != starterCommand {
+	if len(os.Args) != 5 || os.Args[1] != starterCommand {
 		return m.Run()
 	}
-	if err := starter(d, os.Args[2], os.Args[3]); err != nil {
+	if err := starter(d, os.Args[2], os.Args[3], os.Args[4]); err != nil {
 		slog.Error("starter", "err", err)
 		return 1
 	}
 	return 0
 }
 
-// starter starts a VMM, goes as far as mode says, and waits to be killed.
-func starter(d driver.Driver, mode, machine string) error {
+// starter starts a VMM, with the guest frozen in from if that is not empty, goes
+// as far as mode says, and waits to be killed.
+func starter(d driver.Driver, mode, from, machine string) error {
 	var m driver.Machine
 	if err := json.Unmarshal([]byte(machine), &m); err != nil {
 		return err
@@ -236,7 +241,11 @@ func starter(d driver.Driver, mode, machine string) error {
 		os.Stdout.WriteString(starterReady)
 		io.Copy(io.Discard, os.Stdin)
 	}
-	vm, err := d.Start(context.Background(), m, func(h driver.Handle) error {
+	start := d.Start
+	if from != "" {
+		start = restoreFrom(d, from)
+	}
+	vm, err := start(context.Background(), m, func(h driver.Handle) error {
 		data, err := json.Marshal(h)
 		if err != nil {
 			return err
@@ -266,6 +275,12 @@ func starter(d driver.Driver, mode, machine string) error {
 func startElsewhere(t *testing.T, make Make, mode string) *subject {
 	t.Helper()
 	d, m := make(t)
+	return elsewhere(t, d, m, mode, "")
+}
+
+// elsewhere is startElsewhere for one machine, started or restored.
+func elsewhere(t *testing.T, d driver.Driver, m driver.Machine, mode, from string) *subject {
+	t.Helper()
 	machine, err := json.Marshal(m)
 	if err != nil {
 		t.Fatal(err)
@@ -274,7 +289,7 @@ func startElsewhere(t *testing.T, make Make, mode string) *subject {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, starterCommand, mode, string(machine))
+	cmd := exec.Command(self, starterCommand, mode, from, string(machine))
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

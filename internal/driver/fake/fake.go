@@ -53,9 +53,25 @@ func New(o Options) driver.Driver { return &fake{o} }
 // Name implements driver.Driver.
 func (f *fake) Name() string { return Name }
 
+// private is what a handle carries beside the process.
+type private struct {
+	Freezable bool `json:"freezable,omitempty"`
+}
+
 // Start implements driver.Driver.
-func (f *fake) Start(ctx context.Context, m driver.Machine, save func(driver.Handle) error) (_ driver.Instance, err error) {
-	held, err := f.spawn(m)
+func (f *fake) Start(ctx context.Context, m driver.Machine, save func(driver.Handle) error) (driver.Instance, error) {
+	return f.start(ctx, m, launch{save: save})
+}
+
+// launch is how to start a VMM.
+type launch struct {
+	save func(driver.Handle) error
+	// kept is the guest to restore; nil: a new one.
+	kept []byte
+}
+
+func (f *fake) start(ctx context.Context, m driver.Machine, l launch) (_ driver.Instance, err error) {
+	held, err := f.spawn(m, l.kept != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -68,23 +84,39 @@ func (f *fake) Start(ctx context.Context, m driver.Machine, save func(driver.Han
 	if err != nil {
 		return nil, errors.Join(err, held.Abandon())
 	}
+	var inst *instance
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, vmmproc.Destroy(proc))
+		if err == nil {
+			return
+		}
+		err = errors.Join(err, vmmproc.Destroy(proc))
+		if inst != nil {
+			err = errors.Join(err, inst.Release())
 		}
 	}()
-	handle.Private = json.RawMessage(`{}`)
-	if err := save(handle); err != nil {
+	p := private{Freezable: m.Freezable && l.kept == nil}
+	if handle.Private, err = json.Marshal(p); err != nil {
+		return nil, err
+	}
+	if err := l.save(handle); err != nil {
 		return nil, err
 	}
 	if err := held.Open(); err != nil {
 		return nil, err
 	}
-	return f.attach(ctx, m, proc)
+	if inst, err = f.attach(ctx, m, proc, p); err != nil {
+		return nil, err
+	}
+	if l.kept != nil {
+		if _, err := inst.ask(ctx, askLoad+string(l.kept)); err != nil {
+			return nil, err
+		}
+	}
+	return inst, nil
 }
 
 // spawn starts the VMM's process, held at its gate.
-func (f *fake) spawn(m driver.Machine) (*vmmproc.Held, error) {
+func (f *fake) spawn(m driver.Machine, waits bool) (*vmmproc.Held, error) {
 	program := f.Program
 	if program == "" {
 		self, err := os.Executable()
@@ -109,6 +141,9 @@ func (f *fake) spawn(m driver.Machine) (*vmmproc.Held, error) {
 	defer log.Close()
 	cmd := exec.Command(program, Command)
 	cmd.Dir = m.Dir
+	if waits {
+		cmd.Env = append(os.Environ(), waitVar+"=1")
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = sockets
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -120,11 +155,19 @@ func (f *fake) Adopt(ctx context.Context, m driver.Machine, h driver.Handle) (dr
 	if h.Driver != Name {
 		return nil, fmt.Errorf("adopt: the VMM is of driver %q", h.Driver)
 	}
+	var p private
+	if err := json.Unmarshal(h.Private, &p); err != nil {
+		return nil, fmt.Errorf("adopt: handle: %w", err)
+	}
 	proc, err := vmmproc.Open(h)
 	if err != nil {
 		return nil, err
 	}
-	inst, err := f.attach(ctx, m, proc)
+	inst, err := f.attach(ctx, m, proc, p)
+	if err == nil && inst.hello == sayWaits {
+		// Its guest was never loaded, and nobody will any more.
+		return nil, errors.Join(driver.ErrGone, inst.Kill(ctx), inst.Release())
+	}
 	if err == nil {
 		return inst, nil
 	}
@@ -137,7 +180,7 @@ func (f *fake) Adopt(ctx context.Context, m driver.Machine, h driver.Handle) (dr
 }
 
 // attach joins the VMM's control socket and waits until it answers.
-func (f *fake) attach(ctx context.Context, m driver.Machine, proc *vmmproc.Process) (driver.Instance, error) {
+func (f *fake) attach(ctx context.Context, m driver.Machine, proc *vmmproc.Process, p private) (*instance, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	dir := layout.Instance(m.Dir)
@@ -147,7 +190,7 @@ func (f *fake) attach(ctx context.Context, m driver.Machine, proc *vmmproc.Proce
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	r := bufio.NewReader(conn)
-	_, err = r.ReadString('\n')
+	hello, err := r.ReadString('\n')
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -155,7 +198,10 @@ func (f *fake) attach(ctx context.Context, m driver.Machine, proc *vmmproc.Proce
 		conn.Close()
 		return nil, fmt.Errorf("fake VMM: %w", err)
 	}
-	i := &instance{dir: dir, proc: proc, accel: m.Accel, control: conn, ran: make(chan struct{}, 1), read: make(chan struct{})}
+	i := &instance{
+		dir: dir, proc: proc, accel: m.Accel, private: p, control: conn, hello: strings.TrimSpace(hello),
+		answers: make(chan string, 1), read: make(chan struct{}),
+	}
 	i.link = guestlink.New(guestlink.Endpoints{Ctl: dial(dir.GuestCtl()), Data: dial(dir.GuestData())}, f.Log)
 	go i.listen(r)
 	return i, nil
@@ -178,13 +224,15 @@ type instance struct {
 	dir     layout.Instance
 	proc    *vmmproc.Process
 	accel   string
+	private private
 	control net.Conn
+	hello   string // the VMM's first words
 	link    *guestlink.Link
-	ran     chan struct{} // an answer to run
+	answers chan string
 	read    chan struct{} // listen has returned
 
 	released sync.Once
-	runMu    sync.Mutex
+	askMu    sync.Mutex
 
 	mu    sync.Mutex
 	clean bool
@@ -198,35 +246,44 @@ func (i *instance) listen(r *bufio.Reader) {
 		if err != nil {
 			return
 		}
-		switch strings.TrimSpace(line) {
-		case sayRunning:
-			select {
-			case i.ran <- struct{}{}:
-			default:
-			}
-		case sayPoweroff:
+		if line = strings.TrimSpace(line); line == sayPoweroff {
 			i.mu.Lock()
 			i.clean = true
 			i.mu.Unlock()
+			continue
 		}
+		select {
+		case i.answers <- line:
+		default:
+		}
+	}
+}
+
+// ask has the VMM obey and returns its answer.
+func (i *instance) ask(ctx context.Context, line string) (string, error) {
+	i.askMu.Lock()
+	defer i.askMu.Unlock()
+	select { // to what a caller who left had asked
+	case <-i.answers:
+	default:
+	}
+	if _, err := io.WriteString(i.control, line+"\n"); err != nil {
+		return "", fmt.Errorf("fake VMM: %w", err)
+	}
+	select {
+	case answer := <-i.answers:
+		return answer, nil
+	case <-i.read:
+		return "", fmt.Errorf("fake VMM: %w", io.ErrUnexpectedEOF)
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
 	}
 }
 
 // Run implements driver.Instance.
 func (i *instance) Run(ctx context.Context) error {
-	i.runMu.Lock()
-	defer i.runMu.Unlock()
-	if _, err := io.WriteString(i.control, askRun+"\n"); err != nil {
-		return fmt.Errorf("fake VMM: %w", err)
-	}
-	select {
-	case <-i.ran:
-		return nil
-	case <-i.read:
-		return fmt.Errorf("fake VMM: %w", io.ErrUnexpectedEOF)
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	_, err := i.ask(ctx, askRun)
+	return err
 }
 
 // Link implements driver.Instance.

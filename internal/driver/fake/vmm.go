@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -27,13 +28,26 @@ const (
 
 const firstFile = 4
 
-// The lines of the control socket. Each connection begins with sayHello.
+// The lines of the control socket. Each connection begins with sayHello, or with
+// sayWaits while the VMM waits for a frozen guest. What freeze answers and load
+// brings follows the word as JSON.
 const (
 	sayHello    = "fake VMM"
+	sayWaits    = "fake VMM waits"
 	askRun      = "run"
 	sayRunning  = "running"
 	sayPoweroff = "powered off"
+	askFreeze   = "freeze"
+	sayFrozen   = "frozen "
+	askLoad     = "load "
+	sayLoaded   = "loaded"
 )
+
+// waitVar, set in its environment, has the VMM wait for a frozen guest.
+const waitVar = "BANGER_FAKE_WAIT"
+
+// maxLine bounds a line of the control socket, in bytes.
+const maxLine = 64 << 20
 
 // maxFrame bounds an Ethernet frame in bytes.
 const maxFrame = 1 << 16
@@ -49,8 +63,11 @@ type vmm struct {
 	running chan struct{} // closed by the first run
 	once    sync.Once
 
-	mu   sync.Mutex
-	host net.Conn // present control connection
+	mu     sync.Mutex
+	host   net.Conn // present control connection
+	waits  bool     // for a frozen guest
+	loaded []byte   // what that kept
+	keep   func() []byte
 }
 
 // Main is the VMM: it serves its sockets, and runs guest once it is told to,
@@ -62,7 +79,7 @@ func Main(guest Guest) error {
 	if guest == nil {
 		guest = testguest.Services
 	}
-	v := &vmm{out: &console{}, running: make(chan struct{})}
+	v := &vmm{out: &console{}, running: make(chan struct{}), waits: os.Getenv(waitVar) != ""}
 	for n, l := range []**net.UnixListener{
 		sockControl: &v.control, sockCtl: &v.ctl, sockData: &v.data, sockNet: &v.net, sockConsole: &v.console,
 	} {
@@ -86,11 +103,24 @@ func Main(guest Guest) error {
 	go serve(v.control, v.obey)
 
 	<-v.running
-	fmt.Fprintln(v.out, "fake guest: up")
-	g := &testguest.Guest{Ctl: ctlGuest, Data: dataGuest, Handle: guest(testguest.Machine{
+	v.mu.Lock()
+	m := testguest.Machine{
 		Console: v.out, PowerOff: v.powerOff, Crash: func() { os.Exit(3) },
-	})}
+		Data: dataGuest, Saved: v.loaded, Keep: v.setKeep,
+	}
+	v.mu.Unlock()
+	g := &testguest.Guest{Ctl: ctlGuest, Data: dataGuest, Handle: guest(m)}
+	if m.Saved == nil {
+		fmt.Fprintln(v.out, "fake guest: up")
+	}
 	return g.Serve(context.Background())
+}
+
+// setKeep is testguest.Machine's Keep.
+func (v *vmm) setKeep(keep func() []byte) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.keep = keep
 }
 
 func inherited(fd int) (*net.UnixListener, error) {
@@ -119,14 +149,49 @@ func serve(l *net.UnixListener, handle func(net.Conn)) {
 func (v *vmm) obey(conn net.Conn) {
 	v.mu.Lock()
 	v.host = conn
+	hello := sayHello
+	if v.waits {
+		hello = sayWaits
+	}
 	v.mu.Unlock()
-	fmt.Fprintln(conn, sayHello)
-	for lines := bufio.NewScanner(conn); lines.Scan(); {
-		if lines.Text() == askRun {
+	fmt.Fprintln(conn, hello)
+	lines := bufio.NewScanner(conn)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		switch line := lines.Text(); {
+		case line == askRun && !v.waiting():
 			v.once.Do(func() { close(v.running) })
 			fmt.Fprintln(conn, sayRunning)
+		case line == askFreeze:
+			fmt.Fprintf(conn, "%s%s\n", sayFrozen, v.freeze())
+		case strings.HasPrefix(line, askLoad):
+			v.load([]byte(line[len(askLoad):]))
+			fmt.Fprintln(conn, sayLoaded)
 		}
 	}
+}
+
+func (v *vmm) waiting() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.waits
+}
+
+// freeze returns what the guest keeps. One that never ran keeps nothing.
+func (v *vmm) freeze() []byte {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.keep == nil {
+		return []byte("{}")
+	}
+	return v.keep()
+}
+
+// load makes the guest one that was frozen.
+func (v *vmm) load(kept []byte) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.loaded, v.waits = kept, false
 }
 
 // powerOff ends the process as a guest that shut down does.

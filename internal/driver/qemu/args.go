@@ -9,6 +9,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/confine"
 	"github.com/banger-dev/banger/internal/driver"
+	"github.com/banger-dev/banger/internal/layout"
 )
 
 // Names of the guest link's ports, as the guest's agent looks for them in
@@ -91,18 +92,40 @@ func BaseArguments(accel string) []string {
 	}
 }
 
-// arguments is QEMU's command line for m. fd is the descriptor of the first of
-// the passed sockets; seccomp says whether this QEMU has a sandbox.
-func arguments(m driver.Machine, fd int, seccomp bool) ([]string, error) {
+// memory describes the guest's memory for -object, in JSON so that the path may
+// hold anything. A frozen guest knows it by its ID.
+type memory struct {
+	Type  string `json:"qom-type"`
+	ID    string `json:"id"`
+	Size  int64  `json:"size"`
+	Path  string `json:"mem-path"`
+	Share bool   `json:"share"`
+}
+
+// options are what the command line for a machine depends on besides it.
+type options struct {
+	// fd is the descriptor of the first of the passed sockets.
+	fd int
+	// seccomp says whether this QEMU has a sandbox.
+	seccomp bool
+	// frozen is the memory of the guest to wait for; empty: the guest boots.
+	frozen string
+}
+
+// arguments is QEMU's command line for m. What a frozen guest finds again must
+// be in the same order.
+func arguments(m driver.Machine, o options) ([]string, error) {
 	args := append(BaseArguments(m.Accel),
 		"-name", "banger-"+m.ID, "-S",
 		"-smp", strconv.Itoa(m.VCPU), "-m", strconv.FormatInt(m.MemoryMiB, 10)+"M",
-		"-kernel", m.Kernel, "-append", CommandLine(m.Accel),
 	)
-	if m.Initrd != "" {
-		args = append(args, "-initrd", m.Initrd)
+	ram, err := memoryArguments(m, o.frozen)
+	if err != nil {
+		return nil, err
 	}
-	if seccomp {
+	args = append(args, ram...)
+	args = append(args, guestArguments(m, o.frozen != "")...)
+	if o.seccomp {
 		args = append(args, "-sandbox", Sandbox)
 	}
 	for _, d := range m.Disks {
@@ -112,7 +135,37 @@ func arguments(m driver.Machine, fd int, seccomp bool) ([]string, error) {
 		}
 		args = append(args, disk...)
 	}
-	return append(args, deviceArguments(fd)...), nil
+	return append(args, deviceArguments(o.fd)...), nil
+}
+
+// guestArguments are where the guest comes from. The kernel of a frozen one is
+// in its memory: loading it again would cost 10 ms.
+func guestArguments(m driver.Machine, frozen bool) []string {
+	if frozen {
+		return []string{"-incoming", "defer"}
+	}
+	args := []string{"-kernel", m.Kernel, "-append", CommandLine(m.Accel)}
+	if m.Initrd != "" {
+		args = append(args, "-initrd", m.Initrd)
+	}
+	return args
+}
+
+// memoryArguments have the guest's memory in a file, if it can be frozen or was.
+func memoryArguments(m driver.Machine, frozen string) ([]string, error) {
+	ram := memory{Type: "memory-backend-file", ID: "memory", Size: m.MemoryMiB << 20, Path: frozen}
+	switch {
+	case frozen != "":
+	case m.Freezable:
+		ram.Path, ram.Share = layout.Instance(m.Dir).Memory(), true
+	default:
+		return nil, nil
+	}
+	object, err := json.Marshal(ram)
+	if err != nil {
+		return nil, err
+	}
+	return []string{"-object", string(object), "-M", "memory-backend=" + ram.ID}, nil
 }
 
 // modern leaves out the interface that virtio devices had before version 1.0:
@@ -153,8 +206,11 @@ func deviceArguments(fd int) []string {
 	args = append(args, "-device", "virtserialport,nr=2,chardev=data,name="+PortData)
 	return append(args,
 		"-netdev", fmt.Sprintf("stream,id=net,server=on,addr.type=fd,addr.str=%d", fd+sockNet),
-		// No option ROM: nothing boots from the network.
-		"-device", fmt.Sprintf("virtio-net-pci,%s,netdev=net,mac=%s,host_mtu=%d,romfile=", modern, banger.GuestMAC, banger.GuestMTU),
+		// No option ROM: nothing boots from the network. No announcements: once
+		// one has ended, or none was wanted, a guest that was restored and
+		// resets the device crashes QEMU (seen with 7.2.22).
+		"-device", fmt.Sprintf("virtio-net-pci,%s,netdev=net,mac=%s,host_mtu=%d,guest_announce=off,romfile=",
+			modern, banger.GuestMAC, banger.GuestMTU),
 		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,"+modern+",rng=rng",
 	)
 }
@@ -164,7 +220,8 @@ func deviceArguments(fd int) []string {
 // are reserved generously and used little.
 const headroom = 8 << 30
 
-// policy is what a confined QEMU may touch for m.
+// policy is what a confined QEMU may touch for m. The memory of a frozen guest
+// is none of it: QEMU is handed that.
 func policy(m driver.Machine, bin string) confine.Policy {
 	p := confine.Policy{
 		WriteDirs: []string{m.Dir},

@@ -36,11 +36,14 @@ type parts struct {
 // instance implements driver.Instance.
 type instance struct {
 	dir     layout.Instance
+	machine driver.Machine
 	log     *slog.Logger
 	proc    *vmmproc.Process
 	private private
 	monitor *qmp
 	link    *guestlink.Link
+	moved   chan string   // how a migration ended
+	joined  chan struct{} // somebody has joined the network
 
 	released sync.Once
 	stop     chan struct{} // closed by Release
@@ -50,9 +53,11 @@ type instance struct {
 	shutdown string // the reason of QEMU's SHUTDOWN event
 }
 
-func newInstance(ctx context.Context, dir layout.Instance, log *slog.Logger, p parts) (*instance, error) {
+func newInstance(ctx context.Context, m driver.Machine, log *slog.Logger, p parts) (*instance, error) {
+	dir := layout.Instance(m.Dir)
 	i := &instance{
-		dir: dir, log: log, proc: p.proc, private: p.private,
+		dir: dir, machine: m, log: log, proc: p.proc, private: p.private,
+		moved: make(chan string, 1), joined: make(chan struct{}, 1),
 		stop: make(chan struct{}), watched: make(chan struct{}),
 	}
 	var err error
@@ -79,19 +84,38 @@ func connect(ctx context.Context, path string) (net.Conn, error) {
 
 // event is called for each event of the monitor.
 func (i *instance) event(name string, data json.RawMessage) {
-	if name != "SHUTDOWN" {
+	switch name {
+	case "SHUTDOWN", "MIGRATION":
+	case "NETDEV_STREAM_CONNECTED":
+		select {
+		case i.joined <- struct{}{}:
+		default: // nobody waits for it
+		}
+		return
+	default:
 		return
 	}
-	var shutdown struct {
-		Reason string `json:"reason"`
+	var event struct {
+		Reason string `json:"reason"` // of a shutdown
+		Status string `json:"status"` // of a migration
 	}
-	if err := json.Unmarshal(data, &shutdown); err != nil {
+	if err := json.Unmarshal(data, &event); err != nil {
 		i.log.Warn("QEMU's monitor", "event", name, "err", err)
 		return
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.shutdown = shutdown.Reason
+	if name == "SHUTDOWN" {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.shutdown = event.Reason
+		return
+	}
+	switch event.Status {
+	case migrated, "failed", "cancelled":
+		select {
+		case i.moved <- event.Status:
+		default: // nobody asked for so many
+		}
+	}
 }
 
 // watchLog keeps the log small.

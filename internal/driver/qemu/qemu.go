@@ -68,21 +68,30 @@ func (q *qemu) Name() string { return Name }
 type private struct {
 	Accel       string   `json:"accel"`
 	Confinement []string `json:"confinement"`
+	// Freezable says that the guest's memory is the file of Machine.Freezable.
+	Freezable bool `json:"freezable,omitempty"`
 }
 
 // Start implements driver.Driver.
 func (q *qemu) Start(ctx context.Context, m driver.Machine, save func(driver.Handle) error) (driver.Instance, error) {
-	bin, err := FindBinary(m.Bin)
-	if err != nil {
+	return q.start(ctx, m, launch{save: save})
+}
+
+// start launches QEMU with its sandbox, or without if it has none.
+func (q *qemu) start(ctx context.Context, m driver.Machine, l launch) (driver.Instance, error) {
+	var err error
+	if l.bin, err = FindBinary(m.Bin); err != nil {
 		return nil, err
 	}
-	if err := check(m); err != nil {
+	if err := check(m, l.frozen == nil); err != nil {
 		return nil, err
 	}
-	inst, err := q.launch(ctx, m, launch{bin: bin, seccomp: true, save: save})
+	l.seccomp = true
+	inst, err := q.launch(ctx, m, l)
 	if errors.Is(err, errNoSandbox) && !m.RequireConfinement {
-		q.Log.Warn("this QEMU was built without its seccomp sandbox", "qemu", bin)
-		inst, err = q.launch(ctx, m, launch{bin: bin, save: save})
+		q.Log.Warn("this QEMU was built without its seccomp sandbox", "qemu", l.bin)
+		l.seccomp = false
+		inst, err = q.launch(ctx, m, l)
 	}
 	if err != nil {
 		return nil, err
@@ -110,16 +119,19 @@ func FindBinary(name string) (string, error) {
 	return path, nil
 }
 
-// check finds what QEMU would say badly.
-func check(m driver.Machine) error {
+// check finds what QEMU would say badly. boots says whether the kernel is used.
+func check(m driver.Machine, boots bool) error {
 	if m.Accel != "kvm" && m.Accel != "tcg" {
 		return banger.Errorf(banger.CodeUsage, "accelerator %q is not known to QEMU here", m.Accel).WithHint("kvm or tcg")
 	}
 	if m.VCPU < 1 || m.MemoryMiB < 1 {
 		return banger.Errorf(banger.CodeUsage, "a VM needs at least one vcpu and some memory, not %d and %d MiB", m.VCPU, m.MemoryMiB)
 	}
-	files := []string{m.Kernel}
-	if m.Initrd != "" {
+	var files []string
+	if boots {
+		files = append(files, m.Kernel)
+	}
+	if boots && m.Initrd != "" {
 		files = append(files, m.Initrd)
 	}
 	for _, d := range m.Disks {
@@ -145,6 +157,8 @@ type launch struct {
 	bin     string
 	seccomp bool
 	save    func(driver.Handle) error
+	// frozen is the guest to restore; nil: one boots.
+	frozen *frozen
 }
 
 func (q *qemu) launch(ctx context.Context, m driver.Machine, l launch) (_ *instance, err error) {
@@ -162,12 +176,20 @@ func (q *qemu) launch(ctx context.Context, m driver.Machine, l launch) (_ *insta
 	if err != nil {
 		return nil, errors.Join(err, started.Abandon())
 	}
+	var inst *instance
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, vmmproc.Destroy(proc))
+		if err == nil {
+			return
+		}
+		err = errors.Join(err, vmmproc.Destroy(proc))
+		if inst != nil {
+			err = errors.Join(err, inst.Release())
 		}
 	}()
-	p := private{Accel: m.Accel, Confinement: layers(m, started.Layers, l.seccomp)}
+	p := private{
+		Accel: m.Accel, Confinement: layers(m, started.Layers, l.seccomp),
+		Freezable: m.Freezable && l.frozen == nil,
+	}
 	if missing := confine.Missing(p.Confinement); m.RequireConfinement && len(missing) > 0 {
 		return nil, banger.Errorf(banger.CodeUnavailable, "full confinement is required, and this host gives no %s",
 			strings.Join(missing, ", no ")).WithHint("banger doctor, or require_confinement = false in the config")
@@ -181,9 +203,13 @@ func (q *qemu) launch(ctx context.Context, m driver.Machine, l launch) (_ *insta
 	if err := started.Open(); err != nil {
 		return nil, startError(dir, err)
 	}
-	inst, err := q.attach(ctx, dir, proc, p)
-	if err != nil {
+	if inst, err = q.attach(ctx, m, proc, p); err != nil {
 		return nil, startError(dir, err)
+	}
+	if l.frozen != nil {
+		if err := inst.load(ctx, l.frozen); err != nil {
+			return nil, startError(dir, err)
+		}
 	}
 	return inst, nil
 }
@@ -215,14 +241,23 @@ func (q *qemu) spawn(m driver.Machine, l launch) (*confine.Started, error) {
 		return nil, err
 	}
 	defer log.Close()
-	args, err := arguments(m, confine.FirstFile, l.seccomp)
-	if err != nil {
+	o := options{fd: confine.FirstFile, seccomp: l.seccomp}
+	program := confine.Program{
+		Self: q.Self, Path: l.bin, Dir: m.Dir, Files: sockets, Output: log, Policy: policy(m, l.bin),
+	}
+	switch {
+	case l.frozen != nil:
+		o.frozen = l.frozen.memory.Name()
+		program.Substitute = &confine.Substitute{Path: o.frozen, File: l.frozen.memory}
+	case m.Freezable:
+		if err := makeMemory(dir.Memory(), m.MemoryMiB<<20); err != nil {
+			return nil, err
+		}
+	}
+	if program.Args, err = arguments(m, o); err != nil {
 		return nil, err
 	}
-	return confine.Start(confine.Program{
-		Self: q.Self, Path: l.bin, Args: args, Dir: m.Dir,
-		Files: sockets, Output: log, Policy: policy(m, l.bin),
-	})
+	return confine.Start(program)
 }
 
 // Adopt implements driver.Driver.
@@ -238,9 +273,16 @@ func (q *qemu) Adopt(ctx context.Context, m driver.Machine, h driver.Handle) (dr
 	if err != nil {
 		return nil, err
 	}
-	inst, err := q.attach(ctx, layout.Instance(m.Dir), proc, p)
+	inst, err := q.attach(ctx, m, proc, p)
 	if err == nil {
-		return inst, nil
+		if err = inst.whole(ctx); err == nil {
+			return inst, nil
+		}
+		// Before its guest was loaded: nobody will load it any more.
+		if errors.Is(err, driver.ErrGone) {
+			err = errors.Join(err, inst.Kill(ctx))
+		}
+		return nil, errors.Join(err, inst.Release())
 	}
 	select {
 	case <-proc.Done():
@@ -251,7 +293,7 @@ func (q *qemu) Adopt(ctx context.Context, m driver.Machine, h driver.Handle) (dr
 }
 
 // attach connects to the monitor of a QEMU that is starting or running.
-func (q *qemu) attach(ctx context.Context, dir layout.Instance, proc *vmmproc.Process, p private) (*instance, error) {
+func (q *qemu) attach(ctx context.Context, m driver.Machine, proc *vmmproc.Process, p private) (*instance, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, monitorTime,
 		banger.Errorf(banger.CodeTimeout, "QEMU's monitor does not answer within %s", monitorTime))
 	defer cancel()
@@ -268,11 +310,11 @@ func (q *qemu) attach(ctx context.Context, dir layout.Instance, proc *vmmproc.Pr
 		}
 	}()
 	defer func() { give(nil); <-watched }()
-	conn, err := unixsock.Dial(ctx, dir.QMP())
+	conn, err := unixsock.Dial(ctx, layout.Instance(m.Dir).QMP())
 	if err != nil {
 		return nil, cause(ctx, err)
 	}
-	return newInstance(ctx, dir, q.Log, parts{proc: proc, private: p, monitor: net.Conn(conn)})
+	return newInstance(ctx, m, q.Log, parts{proc: proc, private: p, monitor: net.Conn(conn)})
 }
 
 // cause prefers the reason for which ctx ended.

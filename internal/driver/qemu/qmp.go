@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxLine bounds one QMP message in bytes. What we ask is answered in less than
@@ -137,8 +140,31 @@ func (q *qmp) begin() uint64 {
 	return q.next
 }
 
-// do runs a command. The reply's value goes to result, if that is not nil.
-func (q *qmp) do(ctx context.Context, command string, result any) error {
+// command is what QEMU is asked.
+type command struct {
+	name string
+	args any // a JSON object, or nil
+	// file, if not nil, goes with it: the connection is a Unix socket then.
+	file *os.File
+}
+
+func (c command) line(id uint64) ([]byte, error) {
+	text := map[string]any{"execute": c.name, "id": id}
+	if c.args != nil {
+		text["arguments"] = c.args
+	}
+	line, err := json.Marshal(text)
+	return append(line, '\n'), err
+}
+
+// do runs a command without arguments. The reply's value goes to result, if
+// that is not nil.
+func (q *qmp) do(ctx context.Context, name string, result any) error {
+	return q.run(ctx, command{name: name}, result)
+}
+
+// run runs a command. The reply's value goes to result, if that is not nil.
+func (q *qmp) run(ctx context.Context, c command, result any) error {
 	select {
 	case <-q.turn:
 	case <-ctx.Done():
@@ -153,26 +179,44 @@ func (q *qmp) do(ctx context.Context, command string, result any) error {
 	default:
 	}
 	id := q.begin()
-	line, err := json.Marshal(map[string]any{"execute": command, "id": id})
+	line, err := c.line(id)
 	if err != nil {
 		return err
 	}
+	if err := q.write(ctx, line, c.file); err != nil {
+		// Half a command may be out: this connection is of no more use.
+		q.conn.Close()
+		return fmt.Errorf("QMP %s: %w", c.name, cause(ctx, err))
+	}
+	return q.reply(ctx, id, c.name, result)
+}
+
+// write sends a line, and file with its first byte.
+func (q *qmp) write(ctx context.Context, line []byte, file *os.File) (err error) {
 	q.conn.SetWriteDeadline(time.Time{}) // an earlier caller's end may have set one
 	fired := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(fired)
 		q.conn.SetWriteDeadline(time.Unix(1, 0))
 	})
-	_, err = q.conn.Write(append(line, '\n'))
-	if !stop() {
-		<-fired // it must not meet the next command
+	defer func() {
+		if !stop() {
+			<-fired // it must not meet the next command
+		}
+	}()
+	if file != nil {
+		conn, ok := q.conn.(*net.UnixConn)
+		if !ok {
+			return errors.New("no Unix socket")
+		}
+		n, _, err := conn.WriteMsgUnix(line, unix.UnixRights(int(file.Fd())), nil)
+		if err != nil {
+			return err
+		}
+		line = line[n:]
 	}
-	if err != nil {
-		// Half a command may be out: this connection is of no more use.
-		q.conn.Close()
-		return fmt.Errorf("QMP %s: %w", command, cause(ctx, err))
-	}
-	return q.reply(ctx, id, command, result)
+	_, err = q.conn.Write(line)
+	return err
 }
 
 // reply waits for the answer to command id.

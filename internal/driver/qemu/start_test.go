@@ -145,7 +145,7 @@ func TestArguments(t *testing.T) {
 		{Serial: "base", Path: `/a,b="c"`, ReadOnly: true},
 		{Serial: "work", Path: "/d"},
 	}
-	args, err := arguments(m, 4, true)
+	args, err := arguments(m, options{fd: 4, seccomp: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestArguments(t *testing.T) {
 		}
 	}
 	m.Accel = "kvm"
-	if args, err = arguments(m, 4, false); err != nil {
+	if args, err = arguments(m, options{fd: 4}); err != nil {
 		t.Fatal(err)
 	}
 	if all = strings.Join(args, " "); strings.Contains(all, "tsc=reliable") || strings.Contains(all, "-sandbox") || !strings.Contains(all, "-cpu host") {

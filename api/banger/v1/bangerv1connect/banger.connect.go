@@ -63,6 +63,12 @@ const (
 	BangerLeaseProcedure = "/banger.v1.Banger/Lease"
 	// BangerListImagesProcedure is the fully-qualified name of the Banger's ListImages RPC.
 	BangerListImagesProcedure = "/banger.v1.Banger/ListImages"
+	// BangerWarmImageProcedure is the fully-qualified name of the Banger's WarmImage RPC.
+	BangerWarmImageProcedure = "/banger.v1.Banger/WarmImage"
+	// BangerListTemplatesProcedure is the fully-qualified name of the Banger's ListTemplates RPC.
+	BangerListTemplatesProcedure = "/banger.v1.Banger/ListTemplates"
+	// BangerPruneTemplatesProcedure is the fully-qualified name of the Banger's PruneTemplates RPC.
+	BangerPruneTemplatesProcedure = "/banger.v1.Banger/PruneTemplates"
 	// BangerListKernelsProcedure is the fully-qualified name of the Banger's ListKernels RPC.
 	BangerListKernelsProcedure = "/banger.v1.Banger/ListKernels"
 )
@@ -101,6 +107,14 @@ type BangerClient interface {
 	Lease(context.Context, *connect.Request[v1.LeaseRequest]) (*connect.ServerStreamForClient[v1.LeaseEvent], error)
 	// ListImages returns the local images and, with available, the catalog's.
 	ListImages(context.Context, *connect.Request[v1.ListImagesRequest]) (*connect.Response[v1.ListImagesResponse], error)
+	// WarmImage makes the template of an image and a shape, if there is none. The
+	// stream carries Progress and ends with one message that has template set.
+	WarmImage(context.Context, *connect.Request[v1.WarmImageRequest]) (*connect.ServerStreamForClient[v1.WarmImageResponse], error)
+	// ListTemplates returns the templates, the one used last first.
+	ListTemplates(context.Context, *connect.Request[v1.ListTemplatesRequest]) (*connect.Response[v1.ListTemplatesResponse], error)
+	// PruneTemplates removes templates: all that no VM can be started from any
+	// more, and with all every one. VMs that were started from them go on.
+	PruneTemplates(context.Context, *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error)
 	// ListKernels returns the local kernels and, with available, the catalog's.
 	ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error)
 }
@@ -182,6 +196,24 @@ func NewBangerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			connect.WithSchema(bangerMethods.ByName("ListImages")),
 			connect.WithClientOptions(opts...),
 		),
+		warmImage: connect.NewClient[v1.WarmImageRequest, v1.WarmImageResponse](
+			httpClient,
+			baseURL+BangerWarmImageProcedure,
+			connect.WithSchema(bangerMethods.ByName("WarmImage")),
+			connect.WithClientOptions(opts...),
+		),
+		listTemplates: connect.NewClient[v1.ListTemplatesRequest, v1.ListTemplatesResponse](
+			httpClient,
+			baseURL+BangerListTemplatesProcedure,
+			connect.WithSchema(bangerMethods.ByName("ListTemplates")),
+			connect.WithClientOptions(opts...),
+		),
+		pruneTemplates: connect.NewClient[v1.PruneTemplatesRequest, v1.PruneTemplatesResponse](
+			httpClient,
+			baseURL+BangerPruneTemplatesProcedure,
+			connect.WithSchema(bangerMethods.ByName("PruneTemplates")),
+			connect.WithClientOptions(opts...),
+		),
 		listKernels: connect.NewClient[v1.ListKernelsRequest, v1.ListKernelsResponse](
 			httpClient,
 			baseURL+BangerListKernelsProcedure,
@@ -193,18 +225,21 @@ func NewBangerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 
 // bangerClient implements BangerClient.
 type bangerClient struct {
-	status      *connect.Client[v1.StatusRequest, v1.StatusResponse]
-	shutdown    *connect.Client[v1.ShutdownRequest, v1.ShutdownResponse]
-	createVM    *connect.Client[v1.CreateVMRequest, v1.VMProgress]
-	startVM     *connect.Client[v1.StartVMRequest, v1.VMProgress]
-	stopVM      *connect.Client[v1.StopVMRequest, v1.StopVMResponse]
-	deleteVM    *connect.Client[v1.DeleteVMRequest, v1.DeleteVMResponse]
-	listVMs     *connect.Client[v1.ListVMsRequest, v1.ListVMsResponse]
-	getVM       *connect.Client[v1.GetVMRequest, v1.GetVMResponse]
-	linkVM      *connect.Client[v1.LinkVMRequest, v1.LinkVMResponse]
-	lease       *connect.Client[v1.LeaseRequest, v1.LeaseEvent]
-	listImages  *connect.Client[v1.ListImagesRequest, v1.ListImagesResponse]
-	listKernels *connect.Client[v1.ListKernelsRequest, v1.ListKernelsResponse]
+	status         *connect.Client[v1.StatusRequest, v1.StatusResponse]
+	shutdown       *connect.Client[v1.ShutdownRequest, v1.ShutdownResponse]
+	createVM       *connect.Client[v1.CreateVMRequest, v1.VMProgress]
+	startVM        *connect.Client[v1.StartVMRequest, v1.VMProgress]
+	stopVM         *connect.Client[v1.StopVMRequest, v1.StopVMResponse]
+	deleteVM       *connect.Client[v1.DeleteVMRequest, v1.DeleteVMResponse]
+	listVMs        *connect.Client[v1.ListVMsRequest, v1.ListVMsResponse]
+	getVM          *connect.Client[v1.GetVMRequest, v1.GetVMResponse]
+	linkVM         *connect.Client[v1.LinkVMRequest, v1.LinkVMResponse]
+	lease          *connect.Client[v1.LeaseRequest, v1.LeaseEvent]
+	listImages     *connect.Client[v1.ListImagesRequest, v1.ListImagesResponse]
+	warmImage      *connect.Client[v1.WarmImageRequest, v1.WarmImageResponse]
+	listTemplates  *connect.Client[v1.ListTemplatesRequest, v1.ListTemplatesResponse]
+	pruneTemplates *connect.Client[v1.PruneTemplatesRequest, v1.PruneTemplatesResponse]
+	listKernels    *connect.Client[v1.ListKernelsRequest, v1.ListKernelsResponse]
 }
 
 // Status calls banger.v1.Banger.Status.
@@ -262,6 +297,21 @@ func (c *bangerClient) ListImages(ctx context.Context, req *connect.Request[v1.L
 	return c.listImages.CallUnary(ctx, req)
 }
 
+// WarmImage calls banger.v1.Banger.WarmImage.
+func (c *bangerClient) WarmImage(ctx context.Context, req *connect.Request[v1.WarmImageRequest]) (*connect.ServerStreamForClient[v1.WarmImageResponse], error) {
+	return c.warmImage.CallServerStream(ctx, req)
+}
+
+// ListTemplates calls banger.v1.Banger.ListTemplates.
+func (c *bangerClient) ListTemplates(ctx context.Context, req *connect.Request[v1.ListTemplatesRequest]) (*connect.Response[v1.ListTemplatesResponse], error) {
+	return c.listTemplates.CallUnary(ctx, req)
+}
+
+// PruneTemplates calls banger.v1.Banger.PruneTemplates.
+func (c *bangerClient) PruneTemplates(ctx context.Context, req *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error) {
+	return c.pruneTemplates.CallUnary(ctx, req)
+}
+
 // ListKernels calls banger.v1.Banger.ListKernels.
 func (c *bangerClient) ListKernels(ctx context.Context, req *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error) {
 	return c.listKernels.CallUnary(ctx, req)
@@ -301,6 +351,14 @@ type BangerHandler interface {
 	Lease(context.Context, *connect.Request[v1.LeaseRequest], *connect.ServerStream[v1.LeaseEvent]) error
 	// ListImages returns the local images and, with available, the catalog's.
 	ListImages(context.Context, *connect.Request[v1.ListImagesRequest]) (*connect.Response[v1.ListImagesResponse], error)
+	// WarmImage makes the template of an image and a shape, if there is none. The
+	// stream carries Progress and ends with one message that has template set.
+	WarmImage(context.Context, *connect.Request[v1.WarmImageRequest], *connect.ServerStream[v1.WarmImageResponse]) error
+	// ListTemplates returns the templates, the one used last first.
+	ListTemplates(context.Context, *connect.Request[v1.ListTemplatesRequest]) (*connect.Response[v1.ListTemplatesResponse], error)
+	// PruneTemplates removes templates: all that no VM can be started from any
+	// more, and with all every one. VMs that were started from them go on.
+	PruneTemplates(context.Context, *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error)
 	// ListKernels returns the local kernels and, with available, the catalog's.
 	ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error)
 }
@@ -378,6 +436,24 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 		connect.WithSchema(bangerMethods.ByName("ListImages")),
 		connect.WithHandlerOptions(opts...),
 	)
+	bangerWarmImageHandler := connect.NewServerStreamHandler(
+		BangerWarmImageProcedure,
+		svc.WarmImage,
+		connect.WithSchema(bangerMethods.ByName("WarmImage")),
+		connect.WithHandlerOptions(opts...),
+	)
+	bangerListTemplatesHandler := connect.NewUnaryHandler(
+		BangerListTemplatesProcedure,
+		svc.ListTemplates,
+		connect.WithSchema(bangerMethods.ByName("ListTemplates")),
+		connect.WithHandlerOptions(opts...),
+	)
+	bangerPruneTemplatesHandler := connect.NewUnaryHandler(
+		BangerPruneTemplatesProcedure,
+		svc.PruneTemplates,
+		connect.WithSchema(bangerMethods.ByName("PruneTemplates")),
+		connect.WithHandlerOptions(opts...),
+	)
 	bangerListKernelsHandler := connect.NewUnaryHandler(
 		BangerListKernelsProcedure,
 		svc.ListKernels,
@@ -408,6 +484,12 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 			bangerLeaseHandler.ServeHTTP(w, r)
 		case BangerListImagesProcedure:
 			bangerListImagesHandler.ServeHTTP(w, r)
+		case BangerWarmImageProcedure:
+			bangerWarmImageHandler.ServeHTTP(w, r)
+		case BangerListTemplatesProcedure:
+			bangerListTemplatesHandler.ServeHTTP(w, r)
+		case BangerPruneTemplatesProcedure:
+			bangerPruneTemplatesHandler.ServeHTTP(w, r)
 		case BangerListKernelsProcedure:
 			bangerListKernelsHandler.ServeHTTP(w, r)
 		default:
@@ -461,6 +543,18 @@ func (UnimplementedBangerHandler) Lease(context.Context, *connect.Request[v1.Lea
 
 func (UnimplementedBangerHandler) ListImages(context.Context, *connect.Request[v1.ListImagesRequest]) (*connect.Response[v1.ListImagesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.ListImages is not implemented"))
+}
+
+func (UnimplementedBangerHandler) WarmImage(context.Context, *connect.Request[v1.WarmImageRequest], *connect.ServerStream[v1.WarmImageResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.WarmImage is not implemented"))
+}
+
+func (UnimplementedBangerHandler) ListTemplates(context.Context, *connect.Request[v1.ListTemplatesRequest]) (*connect.Response[v1.ListTemplatesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.ListTemplates is not implemented"))
+}
+
+func (UnimplementedBangerHandler) PruneTemplates(context.Context, *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.PruneTemplates is not implemented"))
 }
 
 func (UnimplementedBangerHandler) ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error) {

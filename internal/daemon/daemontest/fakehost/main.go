@@ -26,14 +26,33 @@ func main() {
 	case strings.HasPrefix(name, "qemu-system-"):
 		daemontest.VMM()
 	case name == "banger-vm":
-		err = daemontest.Supervise(os.Args[2:])
+		err = supervise(os.Args[1], os.Args[2:])
 	default:
 		err = serve()
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "bangerd:", err)
+		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(os.Args[0]), err)
 		os.Exit(banger.CodeOf(err).ExitCode())
 	}
+}
+
+// supervise is banger-vm.
+func supervise(verb string, args []string) error {
+	switch verb {
+	case "template":
+		return daemontest.MakeTemplate(args[0])
+	case "fingerprint":
+		return daemontest.Fingerprint(os.Stdout)
+	}
+	return daemontest.Supervise(args)
+}
+
+// load is what the environment says.
+func load() (n float64, err error) {
+	if text := os.Getenv(daemontest.LoadVar); text != "" {
+		_, err = fmt.Sscan(text, &n)
+	}
+	return n, err
 }
 
 func serve() error {
@@ -52,6 +71,7 @@ func serve() error {
 	}
 	return daemon.Run(ctx, daemon.Options{
 		Home: home, Host: config.Host{CPUs: 4, MemoryBytes: 8 * banger.GiB}, LeaseGrace: grace,
+		Load:       load,
 		Config:     func() (config.Config, error) { return config.Load(home) },
 		Assets:     daemontest.Assets(home, filepath.Join(bin, "qemu-system-x86_64")),
 		Supervisor: filepath.Join(bin, "banger-vm"),

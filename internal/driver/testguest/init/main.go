@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -68,9 +69,11 @@ func run() error {
 	}
 	fmt.Fprintln(console, "guest: up")
 	g := &testguest.Guest{Ctl: ctl, Data: data, Handle: testguest.Services(testguest.Machine{
-		Console:  console,
-		PowerOff: func() { end(unix.LINUX_REBOOT_CMD_POWER_OFF) },
-		Crash:    func() { end(unix.LINUX_REBOOT_CMD_RESTART) },
+		Console:      console,
+		Data:         data,
+		ResetNetwork: resetNetwork,
+		PowerOff:     func() { end(unix.LINUX_REBOOT_CMD_POWER_OFF) },
+		Crash:        func() { end(unix.LINUX_REBOOT_CMD_RESTART) },
 	})}
 	return g.Serve(context.Background())
 }
@@ -101,6 +104,19 @@ func loadModules(dir string) error {
 		}
 	}
 	return nil
+}
+
+// resetNetwork takes the driver off its device and puts it back.
+func resetNetwork() {
+	const driver = "/sys/bus/virtio/drivers/virtio_net/"
+	devices, err := filepath.Glob(driver + "virtio*")
+	for _, device := range devices {
+		name := []byte(filepath.Base(device))
+		err = errors.Join(err, os.WriteFile(driver+"unbind", name, 0), os.WriteFile(driver+"bind", name, 0))
+	}
+	if err != nil || len(devices) == 0 {
+		fmt.Fprintln(os.Stderr, "guest: reset the network:", err)
+	}
 }
 
 // port is a virtio-serial port. While the host's side is closed a read gives

@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"testing"
+
+	agentv1 "github.com/banger-dev/banger/api/agent/v1"
+	"github.com/banger-dev/banger/internal/agent/process"
+	"github.com/banger-dev/banger/internal/linkwire"
+)
+
+func TestWarm(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	g := &guest{processes: process.NewManager(process.Options{Log: log}), log: log, online: make(chan struct{})}
+	defer g.processes.Close()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := g.warm(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("before the network is there: %v", err)
+	}
+	close(g.online)
+	if err := g.warm(t.Context()); err == nil {
+		t.Error("a guest whose network failed was warmed")
+	}
+	g.network.Store(new(agentv1.Network))
+	if err := g.warm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDoorsOfATemplate: a guest that is nobody's opens no door to processes.
+func TestDoorsOfATemplate(t *testing.T) {
+	g := &guest{log: slog.New(slog.DiscardHandler)}
+	ports := []uint32{linkwire.PortRPC, linkwire.PortExec, linkwire.PortSSH, linkwire.PortForward}
+	for _, state := range []struct {
+		name  string
+		known bool
+		boot  *agentv1.Boot
+		open  []bool
+	}{
+		{"unknown", false, nil, []bool{false, false, false, false}},
+		{"template", true, &agentv1.Boot{Template: true}, []bool{true, false, false, false}},
+		{"somebody", true, &agentv1.Boot{}, []bool{true, true, true, true}},
+	} {
+		g.known, g.boot = state.known, state.boot
+		for i, port := range ports {
+			if got := g.serves(port); got != state.open[i] {
+				t.Errorf("%s: port %d open: %v", state.name, port, got)
+			}
+		}
+	}
+	g.known, g.boot = true, &agentv1.Boot{Template: true}
+	near, far := net.Pipe()
+	g.Stream(far, linkwire.PortExec, func() bool { return false })
+	if _, err := io.ReadAll(near); err != nil {
+		t.Errorf("a closed door: %v", err)
+	}
+}
