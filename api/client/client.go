@@ -186,6 +186,14 @@ func (c *Client) DeleteVM(ctx context.Context, ref string, force bool) (string, 
 	return res.GetId(), err
 }
 
+// DropVM removes a VM, also one that runs, and returns when that is sure: it is in
+// no list any more, and the daemon does the rest, also if it is killed meanwhile.
+func (c *Client) DropVM(ctx context.Context, ref string) error {
+	c.hello(ctx)
+	_, err := unary(ctx, c.rpc.DeleteVM, &bangerv1.DeleteVMRequest{Ref: ref, Force: true, Background: true})
+	return err
+}
+
 // ListVMs returns every VM, oldest first.
 func (c *Client) ListVMs(ctx context.Context) ([]*bangerv1.VM, error) {
 	c.hello(ctx)

@@ -161,18 +161,28 @@ type statusView struct {
 	VMsAdopted int32        `json:"vms_adopted"`
 	Started    string       `json:"started"`
 	Log        string       `json:"log"`
+	Spares     int32        `json:"spares"`
+	MaxSpares  int32        `json:"max_spares"`
+}
+
+// describeSpares says how many VMs wait to be somebody's.
+func describeSpares(s *bangerv1.StatusResponse) string {
+	if s.MaxSpares == 0 && s.Spares == 0 {
+		return "none are kept (see [spares] in config.toml)"
+	}
+	return fmt.Sprintf("%d wait, at most %d", s.Spares, s.MaxSpares)
 }
 
 func (a *App) showStatus(s *bangerv1.StatusResponse) error {
 	build := banger.Build{Version: s.GetBuild().GetVersion(), Commit: s.GetBuild().GetCommit(), Time: s.GetBuild().GetTime()}
 	switch {
 	case a.json:
-		return a.printJSON(statusView{true, s.Pid, build, s.Socket, s.VmsAdopted, when(s.StartedUnixMs), s.Log})
+		return a.printJSON(statusView{true, s.Pid, build, s.Socket, s.VmsAdopted, when(s.StartedUnixMs), s.Log, s.Spares, s.MaxSpares})
 	case a.quiet:
 		return a.println(fmt.Sprint(s.Pid))
 	}
-	if err := a.println(fmt.Sprintf("pid:     %d, up %s\nbuild:   %s (commit %s, %s)\nsocket:  %s\nlog:     %s\nVMs:     %d adopted",
-		s.Pid, age(a.Now(), s.StartedUnixMs), build.Version, build.Commit, build.Time, s.Socket, s.Log, s.VmsAdopted)); err != nil {
+	if err := a.println(fmt.Sprintf("pid:     %d, up %s\nbuild:   %s (commit %s, %s)\nsocket:  %s\nlog:     %s\nVMs:     %d adopted\nspares:  %s",
+		s.Pid, age(a.Now(), s.StartedUnixMs), build.Version, build.Commit, build.Time, s.Socket, s.Log, s.VmsAdopted, describeSpares(s))); err != nil {
 		return err
 	}
 	a.compareBuilds(s)

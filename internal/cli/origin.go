@@ -8,8 +8,11 @@ import (
 	"github.com/banger-dev/banger/internal/cli/safe"
 )
 
-// originTemplate is the origin of a VM that did not boot.
-const originTemplate = "template"
+// The origins of a VM that did not boot.
+const (
+	originTemplate = "template"
+	originSpare    = "spare"
+)
 
 // addVerbose adds -v to the flags of a command that starts VMs.
 func addVerbose(flags *pflag.FlagSet, verbose *bool) {
@@ -21,6 +24,10 @@ func addVerbose(flags *pflag.FlagSet, verbose *bool) {
 func (e *events) origin(vm *bangerv1.VM, unsaid string) {
 	switch {
 	case banger.State(vm.GetState()) != banger.StateRunning:
+	case vm.Origin == originSpare:
+		e.Message("started from a spare")
+	case vm.Origin == originTemplate && vm.SpareError != "":
+		e.Message("started from a template: the spare could not be used: " + safe.Line(vm.SpareError))
 	case vm.Origin == originTemplate:
 		e.Message("started from a template")
 	case vm.TemplateError != "":

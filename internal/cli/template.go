@@ -29,7 +29,7 @@ func (a *App) newTemplateList(run func(context.Context, *templateListOptions) er
 		Use: "list", Aliases: []string{"ls"}, Short: "List templates, the one used last first", Args: none,
 		Long: "Lists the templates, the one used last first. A VM starts from the current one of\n" +
 			"its image and shape; one that is not current was made of an image, a kernel, an agent\n" +
-			"or a QEMU that has changed since.",
+			"or a QEMU that has changed since. Spares are VMs of it that wait to be somebody's.",
 		Example: examples("banger template list", "banger template list --json | jq '.[].size_bytes'"),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), opts) },
 	}
@@ -108,13 +108,14 @@ type templateView struct {
 	Created      string `json:"created"`
 	Used         string `json:"used"`
 	Current      bool   `json:"current"`
+	Spares       int32  `json:"spares"`
 }
 
 func viewTemplate(t *bangerv1.Template) templateView {
 	return templateView{
 		Key: t.Key, Image: t.Image, Kernel: t.Kernel, VCPU: t.Vcpu, MemoryMiB: t.MemoryMib, DiskBytes: t.DiskBytes,
 		OverlayBytes: t.OverlayBytes, Driver: t.Driver, Accel: t.Accel, SizeBytes: t.SizeBytes,
-		Created: when(t.CreatedUnixMs), Used: when(t.UsedUnixMs), Current: t.Current,
+		Created: when(t.CreatedUnixMs), Used: when(t.UsedUnixMs), Current: t.Current, Spares: t.Spares,
 	}
 }
 
@@ -134,11 +135,11 @@ func (a *App) printTemplates(templates []*bangerv1.Template) error {
 		}
 		return nil
 	}
-	rows := [][]string{{"KEY", "IMAGE", "KERNEL", "VCPU", "MEM", "DISK", "RUNS ON", "SIZE", "USED", "CURRENT"}}
+	rows := [][]string{{"KEY", "IMAGE", "KERNEL", "VCPU", "MEM", "DISK", "RUNS ON", "SIZE", "USED", "CURRENT", "SPARES"}}
 	for _, t := range templates {
 		rows = append(rows, []string{banger.ShortID(t.Key), a.shown(t.Image), a.shown(t.Kernel), fmt.Sprint(t.Vcpu),
 			banger.FormatSize(t.MemoryMib * banger.MiB), banger.FormatSize(t.DiskBytes), t.Driver + "/" + t.Accel,
-			banger.FormatSize(t.SizeBytes), ago(a, t.UsedUnixMs), yesNo(t.Current)})
+			banger.FormatSize(t.SizeBytes), ago(a, t.UsedUnixMs), yesNo(t.Current), fmt.Sprint(t.Spares)})
 	}
 	return a.table(rows)
 }

@@ -156,7 +156,7 @@ func (a *App) after(ctx context.Context, opts *vmRunOptions, guest *guestRun, er
 func (a *App) remove(ctx context.Context, vm *bangerv1.VM) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupWithin)
 	defer cancel()
-	_, err := a.client.DeleteVM(ctx, vm.Id, true)
+	err := a.client.DropVM(ctx, vm.Id)
 	if err == nil || banger.CodeOf(err) == banger.CodeNotFound {
 		return
 	}

@@ -39,6 +39,7 @@ type Config struct {
 	// TemplateCacheSize is a size such as "8G", "0M" for no templates; empty:
 	// derived from the file system.
 	TemplateCacheSize string     `toml:"template_cache_size"`
+	Spares            Spares     `toml:"spares"`
 	VMDefaults        VMDefaults `toml:"vm_defaults"`
 	Network           Network    `toml:"network"`
 }
@@ -51,6 +52,21 @@ type VMDefaults struct {
 	DiskSize          string `toml:"disk_size"`
 	SystemOverlaySize string `toml:"system_overlay_size"`
 	NAT               *bool  `toml:"nat"`
+}
+
+// Spares is the table [spares].
+type Spares struct {
+	// Memory is what all spares may take of the host's memory, such as "2G", and
+	// "0M" for no spares; empty: derived from the host.
+	Memory string `toml:"memory"`
+}
+
+// bytes is -1 where the key is not set.
+func (s Spares) bytes() (int64, error) {
+	if s.Memory == "" {
+		return -1, nil
+	}
+	return banger.ParseSize(s.Memory)
 }
 
 // Network is the table [network].
@@ -151,6 +167,9 @@ func (c Config) check() error {
 	}
 	if _, err := c.templateCache(); err != nil {
 		return fmt.Errorf("template_cache_size: %w", err)
+	}
+	if _, err := c.Spares.bytes(); err != nil {
+		return fmt.Errorf("spares.memory: %w", err)
 	}
 	if err := c.VMDefaults.check(); err != nil {
 		return err

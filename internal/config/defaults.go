@@ -2,6 +2,7 @@ package config
 
 import (
 	"bufio"
+	"errors"
 	"os"
 	"runtime"
 	"strconv"
@@ -31,20 +32,47 @@ func HostFacts() Host {
 }
 
 func memTotal() int64 {
-	f, err := os.Open("/proc/meminfo")
+	n, err := memory("MemTotal:")
 	if err != nil {
 		return 0
+	}
+	return n
+}
+
+// MemoryAvailable is the memory that can be had without swapping, in bytes.
+func MemoryAvailable() (int64, error) { return memory("MemAvailable:") }
+
+// memory reads a line of /proc/meminfo, in bytes.
+func memory(what string) (int64, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0, err
 	}
 	defer f.Close()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
-		if len(fields) >= 2 && fields[0] == "MemTotal:" {
-			kib, _ := strconv.ParseInt(fields[1], 10, 64)
-			return kib * banger.KiB
+		if len(fields) >= 2 && fields[0] == what {
+			kib, err := strconv.ParseInt(fields[1], 10, 64)
+			return kib * banger.KiB, err
 		}
 	}
-	return 0
+	return 0, errors.Join(errors.New("no "+what+" in /proc/meminfo"), lines.Err())
+}
+
+// leastForSpares is the memory below which a host keeps no spares unasked.
+const leastForSpares = 4 * banger.GiB
+
+// SpareBytes is what spares may take of the host's memory: as the config says,
+// else an eighth of it, or nothing on a small host. cfg has passed Load.
+func SpareBytes(cfg Config, host Host) Value[int64] {
+	if n, err := cfg.Spares.bytes(); err == nil && n >= 0 {
+		return Value[int64]{n, banger.OriginConfig}
+	}
+	if host.MemoryBytes < leastForSpares {
+		return Value[int64]{0, banger.OriginAuto}
+	}
+	return Value[int64]{host.MemoryBytes / 8, banger.OriginAuto}
 }
 
 // Value is a default and where it came from.

@@ -10,7 +10,7 @@ import (
 func Keys() []string {
 	return []string{
 		"default_image_name", "ssh_key_path", "qemu_bin", "driver", "accel",
-		"require_confinement", "mirror", "template_cache_size",
+		"require_confinement", "mirror", "template_cache_size", "spares.memory",
 		"vm_defaults.vcpu", "vm_defaults.memory", "vm_defaults.disk_size",
 		"vm_defaults.system_overlay_size", "vm_defaults.nat",
 		"network.dns_upstream", "network.allow_private",

@@ -24,6 +24,7 @@ func (a api) Status(context.Context, *connect.Request[bangerv1.StatusRequest]) (
 		Pid: int32(os.Getpid()), Socket: a.d.opts.Home.DaemonSocket(), Log: a.d.opts.Home.DaemonLog(),
 		Build:      &bangerv1.Build{Version: build.Version, Commit: build.Commit, Time: build.Time},
 		VmsAdopted: adopted, StartedUnixMs: a.d.started.UnixMilli(),
+		Spares: int32(a.d.spares.waiting("")), MaxSpares: int32(a.d.spares.most()),
 	}), nil
 }
 

@@ -34,9 +34,22 @@ func (d *Daemon) create(ctx context.Context, req *bangerv1.CreateVMRequest, r *r
 	if err != nil {
 		return err
 	}
+	defer d.spares.look()
+	var unused *notClaimed
+	if sp := d.spares.offer(ctx, rec, kernel, req.NoStart); sp != nil {
+		err := d.createFromSpare(ctx, rec, sp, r)
+		if !errors.As(err, &unused) {
+			return err
+		}
+		d.log.Warn("a spare could not be used", "vm", sp.id, "error", err)
+		rec.Name = unused.name
+	}
 	m, op, err := d.reserve(ctx, rec)
 	if err != nil {
 		return err
+	}
+	if unused != nil {
+		m.set(func() { m.spareError = unused.Error() })
 	}
 	defer m.give()
 	release := m.hold()
@@ -150,6 +163,7 @@ func (m *machine) build(ctx context.Context, op *operation, kernel *Kernel, r *r
 	}
 	if op.starts { // else the first start decides
 		op.first = m.d.templates.first(ctx, m.look().rec, image, *kernel)
+		m.d.spares.noted(op.first)
 	}
 	p := parts{base: image.Base, vmlinux: kernel.Vmlinux, initrd: kernel.Initrd, accel: rec.Accel}
 	if err := m.buildDir(ctx, op, p); err != nil {

@@ -38,6 +38,7 @@ type Daemon struct {
 	writingHosts sync.Mutex
 
 	templates *templates
+	spares    *spares
 }
 
 // Run is the daemon's life: it returns when ctx ends or a client asks for the
@@ -70,12 +71,13 @@ func Run(ctx context.Context, o Options) error {
 		opts: o, log: o.Log, store: db, started: time.Now(), life: life, quit: quit,
 		vms: map[string]*machine{}, probes: map[string]vmhost.Found{},
 	}
-	d.templates = newTemplates(d)
+	d.templates, d.spares = newTemplates(d), newSpares(d)
 	defer d.work.Wait()
 	defer die()
 	if err := d.load(serving); err != nil {
 		return err
 	}
+	d.work.Go(func() { d.spares.run(life) })
 	o.Log.Info("daemon serves", "build", banger.BuildStamp().String(), "vms", len(d.all()))
 	err = d.serve(serving, unixsock.OwnerOnly(listener))
 	o.Log.Info("daemon ends")
@@ -108,6 +110,13 @@ func (d *Daemon) named(name string) *machine {
 		}
 	}
 	return nil
+}
+
+// taken reports whether a VM has that name.
+func (d *Daemon) taken(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.named(name) != nil
 }
 
 // forget takes a machine out of the list.

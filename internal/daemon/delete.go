@@ -31,16 +31,48 @@ func (d *Daemon) delete(ctx context.Context, req *bangerv1.DeleteVMRequest) (str
 		}
 		return "", err
 	}
-	defer m.give()
+	keep := false // the turn, for what goes on beside
+	defer func() {
+		if !keep {
+			m.give()
+		}
+	}()
 	if now := m.look(); now.following() && !req.Force {
 		return "", m.errorf(banger.CodeWrongState, "is %s", now.rec.State).
 			WithHint("banger vm stop %s, or banger vm delete -f %s", now.rec.Name, now.rec.Name)
 	}
-	op, err := m.begin(ctx, store.KindDelete, func(rec *store.VM) { rec.State = banger.StateDeleting })
+	op, err := m.begin(ctx, store.KindDelete, func(rec *store.VM) {
+		rec.State = banger.StateDeleting
+		if req.Background {
+			rec.Name = rec.ID // another may have it now
+		}
+	})
 	if err != nil {
 		return "", err
 	}
-	return m.id, m.finishDelete(op)
+	if !req.Background {
+		return m.id, m.finishDelete(op)
+	}
+	d.finishUnseen(m, op)
+	keep = true
+	return m.id, nil
+}
+
+// finishUnseen finishes a delete beside everything else. The VM is in no list from
+// now on; one that cannot be deleted is there again.
+func (d *Daemon) finishUnseen(m *machine, op *operation) {
+	d.mu.Lock()
+	delete(d.vms, m.id)
+	d.mu.Unlock()
+	d.work.Go(func() {
+		defer m.give()
+		if err := m.finishDelete(op); err != nil {
+			d.log.Error("a VM is not deleted", "vm", m.id, "error", err)
+			d.mu.Lock()
+			d.vms[m.id] = m
+			d.mu.Unlock()
+		}
+	})
 }
 
 // finishDelete brings a delete that was begun to its end.

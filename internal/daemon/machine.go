@@ -45,6 +45,8 @@ type machine struct {
 	interrupt context.CancelCauseFunc
 	// leases are those held now, leaseEpoch counts all that ever were.
 	leases, leaseEpoch int
+	// spareError is why the VM was not made from a spare that was there.
+	spareError string
 }
 
 func newMachine(d *Daemon, rec store.VM) *machine {
@@ -77,6 +79,7 @@ func (m *machine) give() { m.turn <- struct{}{} }
 // view is a machine at one moment.
 type view struct {
 	rec      store.VM
+	spareErr string
 	status   *vmv1.StatusResponse
 	client   vmv1connect.SupervisorClient
 	gone     bool
@@ -101,7 +104,7 @@ func (v view) following() bool {
 func (m *machine) look() view {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return view{m.rec, m.status, m.client, m.gone, m.changed, m.followed}
+	return view{m.rec, m.spareError, m.status, m.client, m.gone, m.changed, m.followed}
 }
 
 // set changes the machine in memory and wakes who waits for it.
@@ -172,7 +175,7 @@ func (v view) proto(dir layout.Instance) *bangerv1.VM {
 		CreatedUnixMs: r.Created.UnixMilli(), Driver: r.Driver, Accel: r.Accel,
 		Confinement: slices.Clone(r.Confinement), Ready: string(r.Ready),
 		FailedUnits: slices.Clone(r.FailedUnits), Ephemeral: r.Ephemeral, Dir: dir.Dir(),
-		Origin: r.Origin, TemplateError: r.TemplateError,
+		Origin: r.Origin, TemplateError: r.TemplateError, SpareError: v.spareErr,
 	}
 	if !r.Started.IsZero() {
 		vm.StartedUnixMs = r.Started.UnixMilli()

@@ -107,7 +107,7 @@ func hostOptions(home layout.Home, log *slog.Logger) (Options, error) {
 	}
 	return Options{
 		Home: home, Config: cfg, Host: config.HostFacts(), Supervisor: supervisor,
-		Assets: hostAssets(home, cfg, binaries{supervisor, agent}, log), Log: log, LeaseGrace: LeaseGrace, Load: hostLoad,
+		Assets: hostAssets(home, cfg, binaries{supervisor, agent}, log), Log: log, LeaseGrace: LeaseGrace, Load: hostLoad, Available: config.MemoryAvailable,
 	}, nil
 }
 

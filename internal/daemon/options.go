@@ -22,6 +22,8 @@ type Options struct {
 	Assets Assets
 	// Load is the host's load: how many threads wish to run.
 	Load func() (float64, error)
+	// Available is the host's memory that is free for use, in bytes.
+	Available func() (int64, error)
 	// Supervisor is the path of banger-vm.
 	Supervisor string
 	Log        *slog.Logger

@@ -233,5 +233,7 @@ func (m *machine) firstDisks(ctx context.Context, rec store.VM, kernel Kernel) (
 	if first == nil {
 		return nil, nil
 	}
+	defer m.d.spares.look()
+	m.d.spares.noted(first)
 	return first, m.d.templates.refork(ctx, first, m.dir)
 }

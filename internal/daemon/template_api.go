@@ -64,7 +64,9 @@ func (d *Daemon) warm(ctx context.Context, req *bangerv1.WarmImageRequest, r *re
 		return nil, banger.Errorf(banger.CodeFailed, "the template of image %q was removed as soon as it was made", rec.Image).
 			WithHint("banger image warm %s", rec.Image)
 	}
-	return protoTemplate(made, true), nil
+	d.spares.noted(&firstRun{recipe: want})
+	d.spares.look()
+	return d.templates.proto(made, true), nil
 }
 
 // noTemplate is the error for an image that no template can be made of here.
@@ -83,7 +85,7 @@ func (t *templates) list(ctx context.Context) ([]*bangerv1.Template, error) {
 	}
 	var out []*bangerv1.Template
 	for _, found := range all {
-		out = append(out, protoTemplate(found, t.current(ctx, found)))
+		out = append(out, t.proto(found, t.current(ctx, found)))
 	}
 	return out, ctx.Err()
 }
@@ -105,6 +107,7 @@ func (t *templates) prune(ctx context.Context, all bool) ([]*bangerv1.Template, 
 		}
 		removed = append(removed, one)
 	}
+	t.d.spares.look() // what waits of them goes too
 	return removed, nil
 }
 
@@ -145,9 +148,10 @@ func (d *Daemon) localDigest(name string) (string, error) {
 	return "", nil
 }
 
-func protoTemplate(t template.Template, current bool) *bangerv1.Template {
+func (ts *templates) proto(t template.Template, current bool) *bangerv1.Template {
 	return &bangerv1.Template{
-		Key: t.Key, Image: t.Image, Kernel: t.Kernel, Vcpu: int32(t.VCPU), MemoryMib: t.MemoryMiB,
+		Spares: int32(ts.d.spares.waiting(t.Key)),
+		Key:    t.Key, Image: t.Image, Kernel: t.Kernel, Vcpu: int32(t.VCPU), MemoryMib: t.MemoryMiB,
 		DiskBytes: t.DiskBytes, OverlayBytes: t.OverlayBytes, Driver: t.Driver, Accel: t.Accel,
 		SizeBytes: t.Size, CreatedUnixMs: t.Created.UnixMilli(), UsedUnixMs: t.Used.UnixMilli(), Current: current,
 	}

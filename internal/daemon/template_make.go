@@ -65,6 +65,7 @@ func (t *templates) makeUnasked(r *recipe) {
 			t.count(t.strikes, r.key)
 			t.log.Warn("a template is not made", "image", r.Image, "error", err)
 		}
+		t.d.spares.look()
 	})
 }
 

@@ -142,11 +142,7 @@ func (t *templates) fork(ctx context.Context, f *firstRun, dir layout.Instance) 
 	if !ok {
 		return false
 	}
-	errs := make(chan error, 2)
-	clone := func(dst, src string) { errs <- disk.Clone(ctx, dst, src) }
-	go clone(dir.Overlay(), found.Dir.Overlay())
-	go clone(dir.Work(), found.Dir.Work())
-	err := errors.Join(<-errs, <-errs)
+	err := cloneDisks(ctx, dir, found.Dir)
 	if err == nil {
 		err = t.store.Touch(found.Key)
 	}
@@ -158,6 +154,15 @@ func (t *templates) fork(ctx context.Context, f *firstRun, dir layout.Instance) 
 	}
 	f.template = found.Dir.Dir()
 	return true
+}
+
+// cloneDisks makes the disks in dir copies of those in from.
+func cloneDisks(ctx context.Context, dir, from layout.Instance) error {
+	errs := make(chan error, 2)
+	clone := func(dst, src string) { errs <- disk.Clone(ctx, dst, src) }
+	go clone(dir.Overlay(), from.Overlay())
+	go clone(dir.Work(), from.Work())
+	return errors.Join(<-errs, <-errs)
 }
 
 // refork is fork for a VM that has disks already and has never run: they are

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -108,6 +109,9 @@ func (e *examiner) leftovers(ctx context.Context) {
 	if err != nil {
 		e.add(Warn, "leftovers", "", "they cannot be looked for: %v", err)
 		return
+	}
+	if e.daemonRuns() {
+		found = slices.DeleteFunc(found, func(l leftover.Leftover) bool { return l.Spare })
 	}
 	found = append(found, leftover.Templates(e.Home, e.ours)...)
 	found = append(found, leftover.Builds(e.Home, e.Log)...)

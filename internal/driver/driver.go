@@ -129,8 +129,20 @@ type Link interface {
 	// Broken is closed when the present session ends. With no session it is
 	// closed already.
 	Broken() <-chan struct{}
+	// End ends the present session, if there is one, and keeps the channels for
+	// the next Reset. When it returns nothing is read from the guest. ctx bounds
+	// the wait for a Reset under way.
+	End(ctx context.Context) error
 	// Close ends the session and lets go of the channels.
 	Close() error
+}
+
+// Pauser is an Instance whose guest can stand still.
+type Pauser interface {
+	// Pause stops the guest where it is, until Run; it takes no processor time
+	// then. The guest link must have no session: one that waits this long for an
+	// answer breaks. Pausing a paused guest is no error.
+	Pause(ctx context.Context) error
 }
 
 // Freezer is an Instance whose guest can be frozen into files. Only one that was

@@ -186,6 +186,18 @@ func (l *Link) Broken() <-chan struct{} {
 	return none
 }
 
+// End implements driver.Link.
+func (l *Link) End(ctx context.Context) error {
+	select {
+	case <-l.turn:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { l.turn <- struct{}{} }()
+	l.replace(nil)
+	return nil
+}
+
 // Close implements driver.Link. It waits for a Reset under way.
 func (l *Link) Close() error {
 	<-l.turn

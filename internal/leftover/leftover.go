@@ -22,6 +22,8 @@ type Leftover struct {
 	Path string
 	// Process is set for a process.
 	Process *process.Found
+	// Spare is set for what belongs to a spare: to a daemon that runs, it is none.
+	Spare bool
 	// remove takes it away, where that is more than removing Path.
 	remove func(context.Context) error
 }
@@ -52,12 +54,20 @@ func Whole(home layout.Home, id string) bool {
 		return false
 	}
 	dir := home.Instance(id)
+	if isSpare(home, id) {
+		return false
+	}
 	for _, path := range []string{dir.Spec(), dir.Work(), dir.Overlay()} {
 		if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
 			return false
 		}
 	}
 	return true
+}
+
+// isSpare reports whether vms/id is a VM that was never anybody's.
+func isSpare(home layout.Home, id string) bool {
+	return exists(home.Instance(id).Spare())
 }
 
 // Find looks for leftovers. It may run beside a daemon: what belongs to an
@@ -83,12 +93,12 @@ func Find(ctx context.Context, home layout.Home, db *store.Store, ours func(prog
 		case unfinished && busy[id], !unfinished && known[id], Whole(home, entry.Name()):
 		case !exists(path):
 		default:
-			found = append(found, Leftover{Path: path})
+			found = append(found, Leftover{Path: path, Spare: isSpare(home, entry.Name())})
 		}
 	}
 	for _, p := range processes {
 		if id := owner(home, p.Path); !known[id] && !Whole(home, id) && process.Alive(p.PID, p.Start) {
-			found = append([]Leftover{{Path: p.Path, Process: &p}}, found...)
+			found = append([]Leftover{{Path: p.Path, Process: &p, Spare: isSpare(home, id)}}, found...)
 		}
 	}
 	return found, nil

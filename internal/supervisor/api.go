@@ -62,6 +62,15 @@ func (a api) Kill(ctx context.Context, _ *connect.Request[vmv1.KillRequest]) (*c
 	return connect.NewResponse(&vmv1.KillResponse{}), nil
 }
 
+// Claim implements vmv1connect.SupervisorHandler.
+func (a api) Claim(ctx context.Context, r *connect.Request[vmv1.ClaimRequest]) (*connect.Response[vmv1.ClaimResponse], error) {
+	if err := a.s.claim(ctx, r.Msg.Spec); err != nil {
+		return nil, apierr.ToConnect(err)
+	}
+	now, _ := a.s.status.get()
+	return connect.NewResponse(&vmv1.ClaimResponse{Status: now}), nil
+}
+
 // serveAPI answers on vm.sock until the returned function is called, which lets
 // the calls that are under way end, within a limit.
 func (s *supervisor) serveAPI() (shutdown func(), err error) {

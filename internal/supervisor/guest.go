@@ -27,6 +27,13 @@ const (
 // followGuest keeps a session with the guest until ctx ends: it resets the link,
 // follows the agent's events, and starts over when the session breaks.
 func (s *supervisor) followGuest(ctx context.Context) {
+	if s.system != nil {
+		// It has told all that it will, and its first command has begun.
+		select {
+		case <-s.vm.Link().Broken():
+		case <-ctx.Done():
+		}
+	}
 	retry := newBackoff(linkRetry)
 	for ctx.Err() == nil {
 		begun := time.Now()

@@ -54,7 +54,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	case "version":
 		fmt.Fprintln(stdout, banger.BuildStamp())
 	default:
-		err = banger.Errorf(banger.CodeUsage, "banger-vm is run by bangerd; it knows: run [--adopt] DIR, template DIR, fingerprint, probe, version")
+		err = banger.Errorf(banger.CodeUsage, "banger-vm is run by bangerd; it knows: run [--adopt | --spare] DIR, template DIR, fingerprint, probe, version")
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "banger-vm:", err)
@@ -68,8 +68,9 @@ func Main(args []string, stdout, stderr io.Writer) int {
 func mainRun(args []string) error {
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
 	adopt := flags.Bool("adopt", false, "take over the VMM that a crashed supervisor left")
-	if err := flags.Parse(args); err != nil || flags.NArg() != 1 {
-		return banger.Errorf(banger.CodeUsage, "usage: banger-vm run [--adopt] DIR")
+	spare := flags.Bool("spare", false, "make a spare, and end with stdin unless it is claimed")
+	if err := flags.Parse(args); err != nil || flags.NArg() != 1 || *adopt && *spare {
+		return banger.Errorf(banger.CodeUsage, "usage: banger-vm run [--adopt | --spare] DIR")
 	}
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(memoryLimit)
@@ -85,7 +86,21 @@ func mainRun(args []string) error {
 	}
 	defer file.Close()
 	log := slog.New(slog.NewTextHandler(logfile.NewPaced(file), nil))
-	return Run(dir, Options{Adopt: *adopt, Drivers: drivers(log), Log: log})
+	o := Options{Adopt: *adopt, Drivers: drivers(log), Log: log}
+	if *spare {
+		if o.Owner, err = ownerOf(syscall.Stdin); err != nil {
+			return err
+		}
+	}
+	return Run(dir, o)
+}
+
+// ownerOf is the pipe on fd, in a form whose readers can be ended.
+func ownerOf(fd int) (*os.File, error) {
+	if err := syscall.SetNonblock(fd, true); err != nil {
+		return nil, os.NewSyscallError("stdin", err)
+	}
+	return os.NewFile(uintptr(fd), "owner"), nil
 }
 
 // drivers are those of this host, by the names that a spec uses.
@@ -143,6 +158,9 @@ func mainFingerprint(args []string, stdout io.Writer, log *slog.Logger) error {
 type Options struct {
 	// Adopt takes over a VMM instead of starting one.
 	Adopt bool
+	// Owner, if not nil, makes a spare of the VM: until it is claimed, it ends
+	// when Owner does.
+	Owner *os.File
 	// Drivers by name, as a spec names them.
 	Drivers map[string]driver.Driver
 	Log     *slog.Logger
@@ -153,7 +171,10 @@ type Options struct {
 func Run(dir layout.Instance, o Options) (err error) {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
-	s := &supervisor{dir: dir, log: o.Log, started: make(chan struct{}), messages: newRation(messageRate())}
+	s := &supervisor{
+		dir: dir, log: o.Log, started: make(chan struct{}), over: make(chan struct{}), claims: make(chan *claim, 1),
+		messages: newRation(messageRate()),
+	}
 	if s.spec, err = loadSpec(dir); err != nil {
 		return errors.Join(err, saveExit(dir, exitRecord{Reason: err.Error(), Failed: true, Time: time.Now().UTC()}))
 	}
@@ -164,12 +185,12 @@ func Run(dir layout.Instance, o Options) (err error) {
 	if s.driver = o.Drivers[s.spec.Driver]; s.driver == nil {
 		return s.finish(exitRecord{Failed: true, Reason: fmt.Sprintf("unknown driver %q", s.spec.Driver)})
 	}
-	return s.serve(ctx, o.Adopt)
+	return s.serve(ctx, o)
 }
 
 // serve answers on the sockets while the VM lives. They are served before it is
 // started: the daemon waits for them.
-func (s *supervisor) serve(ctx context.Context, adopt bool) error {
+func (s *supervisor) serve(ctx context.Context, o Options) error {
 	life := context.Background()
 	stopAPI, err := s.serveAPI()
 	if err != nil {
@@ -184,7 +205,14 @@ func (s *supervisor) serve(ctx context.Context, adopt bool) error {
 	}
 	stopOnSignal := context.AfterFunc(ctx, func() { s.stop(life, stopTime) })
 	defer stopOnSignal()
-	err = s.run(life, adopt)
+	if o.Owner == nil {
+		err = s.run(life, o.Adopt)
+	} else {
+		unclaimed, unwatch := owned(ctx, o.Owner)
+		err = s.runSpare(unclaimed)
+		unwatch()
+	}
+	close(s.over)
 	stopDoor()
 	stopAPI()
 	return errors.Join(err, remove(s.dir.Link()), remove(s.dir.Socket()))

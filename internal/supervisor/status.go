@@ -11,6 +11,7 @@ import (
 // The states of a supervisor, as its contract names them.
 const (
 	stateStarting = "starting"
+	stateSpare    = "spare"
 	stateRunning  = "running"
 	stateStopping = "stopping"
 	stateStopped  = "stopped"

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	banger "github.com/banger-dev/banger"
+	agentv1 "github.com/banger-dev/banger/api/agent/v1"
 	vmv1 "github.com/banger-dev/banger/api/vm/v1"
 	"github.com/banger-dev/banger/internal/driver"
 	"github.com/banger-dev/banger/internal/driver/vmmproc"
@@ -47,8 +48,12 @@ type supervisor struct {
 	messages *ration
 	// first is the console connection made before the guest ran.
 	first io.ReadCloser
-	// started is closed when vm is set.
-	started chan struct{}
+	// started is closed when vm is set, and is somebody's; over when the run is.
+	started, over chan struct{}
+	// claims has room for the one claim of a spare.
+	claims chan *claim
+	// system is how the guest of a spare has settled; nil: it is to be asked.
+	system *agentv1.Event
 }
 
 // run brings the VM up (adopt: takes it over), follows it, and returns when it
@@ -70,20 +75,7 @@ func (s *supervisor) run(ctx context.Context, adopt bool) error {
 
 // bringUp starts or adopts the VMM and lets its guest run.
 func (s *supervisor) bringUp(ctx context.Context, adopt bool) (err error) {
-	allowed, err := prefixes(s.spec.AllowPrivate)
-	if err != nil {
-		return err
-	}
-	s.network, err = network.New(network.Config{
-		NAT:          s.spec.Nat,
-		DNSUpstream:  s.spec.DnsUpstream,
-		AllowPrivate: allowed,
-		Log:          s.log,
-	})
-	if err != nil {
-		return err
-	}
-	if s.console, err = logfile.Open(s.dir.Console(), maxConsole); err != nil {
+	if err := errors.Join(s.openNetwork(), s.openConsole()); err != nil {
 		return err
 	}
 	if adopt {
@@ -102,6 +94,38 @@ func (s *supervisor) bringUp(ctx context.Context, adopt bool) (err error) {
 	return nil
 }
 
+// openNetwork makes the VM's network.
+func (s *supervisor) openNetwork() error {
+	allowed, err := prefixes(s.spec.AllowPrivate)
+	if err != nil {
+		return err
+	}
+	s.network, err = network.New(network.Config{
+		NAT:          s.spec.Nat,
+		DNSUpstream:  s.spec.DnsUpstream,
+		AllowPrivate: allowed,
+		Log:          s.log,
+	})
+	return err
+}
+
+// openConsole opens the log of the guest's console.
+func (s *supervisor) openConsole() (err error) {
+	s.console, err = logfile.Open(s.dir.Console(), maxConsole)
+	return err
+}
+
+// save puts the handle of a VMM on disk that was launched and does not run yet.
+func (s *supervisor) save(h driver.Handle) error {
+	if err := fault.Point("supervisor.launched", h.PID); err != nil {
+		return err
+	}
+	if err := saveHandle(s.dir, h); err != nil {
+		return err
+	}
+	return fault.Point("supervisor.saved", h.PID)
+}
+
 // start launches a new VMM. Its handle is on disk before its guest runs.
 func (s *supervisor) start(ctx context.Context) (err error) {
 	if err := s.clearRun(); err != nil {
@@ -110,16 +134,7 @@ func (s *supervisor) start(ctx context.Context) (err error) {
 	if err := fault.Point("supervisor.start"); err != nil {
 		return err
 	}
-	save := func(h driver.Handle) error {
-		if err := fault.Point("supervisor.launched", h.PID); err != nil {
-			return err
-		}
-		if err := saveHandle(s.dir, h); err != nil {
-			return err
-		}
-		return fault.Point("supervisor.saved", h.PID)
-	}
-	if s.vm, err = s.launch(ctx, save); err != nil {
+	if s.vm, err = s.launch(ctx); err != nil {
 		return err
 	}
 	if s.first, err = s.vm.Console(ctx); err == nil {
@@ -224,6 +239,8 @@ func (s *supervisor) joinNetwork(ctx context.Context) {
 func (s *supervisor) stop(ctx context.Context, timeout time.Duration) (clean bool, err error) {
 	select {
 	case <-s.started:
+	case <-s.over:
+		return false, nil
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}

@@ -20,9 +20,10 @@ import (
 const (
 	// templateTime bounds the making of a template, from start to frozen.
 	templateTime = 10 * time.Minute
-	// originBoot and originTemplate are how a guest came to be.
+	// originBoot, originTemplate and originSpare are how a guest came to be.
 	originBoot     = "boot"
 	originTemplate = "template"
+	originSpare    = "spare"
 )
 
 // MakeTemplate boots the guest of dir's spec as nobody's, waits until its system
@@ -172,24 +173,24 @@ func awaitSystem(ctx context.Context, client agentv1.AgentClient) error {
 
 // launch starts the VMM: from the spec's template, if it names one that can be
 // restored, else with a guest that boots.
-func (s *supervisor) launch(ctx context.Context, save func(driver.Handle) error) (driver.Instance, error) {
+func (s *supervisor) launch(ctx context.Context) (driver.Instance, error) {
 	m := machine(s.spec, s.dir)
 	if s.spec.Template == "" {
 		s.setOrigin(originBoot, nil)
-		return s.driver.Start(ctx, m, save)
+		return s.driver.Start(ctx, m, s.save)
 	}
 	restorer, ok := s.driver.(driver.Restorer)
 	if !ok {
 		return nil, banger.Errorf(banger.CodeUsage, "driver %s has no templates", s.driver.Name())
 	}
-	vm, err := restorer.Restore(ctx, m, s.spec.Template, save)
+	vm, err := restorer.Restore(ctx, m, s.spec.Template, s.save)
 	if err == nil {
 		s.setOrigin(originTemplate, nil)
 		return vm, nil
 	}
 	s.log.Warn("the template cannot be restored: booting", "error", err)
 	s.setOrigin(originBoot, err)
-	return s.driver.Start(ctx, m, save)
+	return s.driver.Start(ctx, m, s.save)
 }
 
 func (s *supervisor) setOrigin(origin string, err error) {

@@ -515,7 +515,10 @@ func (*ShutdownResponse) Descriptor() ([]byte, []int) {
 }
 
 type WarmRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only the shortest part: what is left to do in each copy of a guest that was
+	// frozen warm, because its host has translated none of the code yet.
+	Brief         bool `protobuf:"varint,1,opt,name=brief,proto3" json:"brief,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -548,6 +551,13 @@ func (x *WarmRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use WarmRequest.ProtoReflect.Descriptor instead.
 func (*WarmRequest) Descriptor() ([]byte, []int) {
 	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *WarmRequest) GetBrief() bool {
+	if x != nil {
+		return x.Brief
+	}
+	return false
 }
 
 type WarmResponse struct {
@@ -1105,8 +1115,9 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\ffailed_units\x18\x03 \x03(\tR\vfailedUnits\")\n" +
 	"\x0fShutdownRequest\x12\x16\n" +
 	"\x06reboot\x18\x01 \x01(\bR\x06reboot\"\x12\n" +
-	"\x10ShutdownResponse\"\r\n" +
-	"\vWarmRequest\"\x0e\n" +
+	"\x10ShutdownResponse\"#\n" +
+	"\vWarmRequest\x12\x14\n" +
+	"\x05brief\x18\x01 \x01(\bR\x05brief\"\x0e\n" +
 	"\fWarmResponse\"I\n" +
 	"\vTuneRequest\x12 \n" +
 	"\ftime_unix_ns\x18\x01 \x01(\x03R\n" +

@@ -136,7 +136,10 @@ type StatusResponse struct {
 	// Unix time in milliseconds.
 	StartedUnixMs int64 `protobuf:"varint,5,opt,name=started_unix_ms,json=startedUnixMs,proto3" json:"started_unix_ms,omitempty"`
 	// Daemon log file.
-	Log           string `protobuf:"bytes,6,opt,name=log,proto3" json:"log,omitempty"`
+	Log string `protobuf:"bytes,6,opt,name=log,proto3" json:"log,omitempty"`
+	// Spares that wait, and how many may at most.
+	Spares        int32 `protobuf:"varint,7,opt,name=spares,proto3" json:"spares,omitempty"`
+	MaxSpares     int32 `protobuf:"varint,8,opt,name=max_spares,json=maxSpares,proto3" json:"max_spares,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -211,6 +214,20 @@ func (x *StatusResponse) GetLog() string {
 		return x.Log
 	}
 	return ""
+}
+
+func (x *StatusResponse) GetSpares() int32 {
+	if x != nil {
+		return x.Spares
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetMaxSpares() int32 {
+	if x != nil {
+		return x.MaxSpares
+	}
+	return 0
 }
 
 type ShutdownRequest struct {
@@ -324,10 +341,13 @@ type VM struct {
 	Dir           string `protobuf:"bytes,22,opt,name=dir,proto3" json:"dir,omitempty"`
 	SupervisorPid int32  `protobuf:"varint,23,opt,name=supervisor_pid,json=supervisorPid,proto3" json:"supervisor_pid,omitempty"`
 	VmmPid        int32  `protobuf:"varint,24,opt,name=vmm_pid,json=vmmPid,proto3" json:"vmm_pid,omitempty"`
-	// How the present run began: "boot" or "template"; empty when not running.
+	// How the present run began: "boot", "template", or "spare" (from a copy of a
+	// template that was waiting for it); empty when not running.
 	Origin string `protobuf:"bytes,25,opt,name=origin,proto3" json:"origin,omitempty"`
 	// Why a template was there and not used; empty otherwise.
 	TemplateError string `protobuf:"bytes,26,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
+	// In the answer to its creation: why a spare was there and not used.
+	SpareError    string `protobuf:"bytes,27,opt,name=spare_error,json=spareError,proto3" json:"spare_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -540,6 +560,13 @@ func (x *VM) GetOrigin() string {
 func (x *VM) GetTemplateError() string {
 	if x != nil {
 		return x.TemplateError
+	}
+	return ""
+}
+
+func (x *VM) GetSpareError() string {
+	if x != nil {
+		return x.SpareError
 	}
 	return ""
 }
@@ -1059,9 +1086,13 @@ func (x *StopVMResponse) GetVm() *VM {
 }
 
 type DeleteVMRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Force bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	// With force: do not wait until nothing is left of it. When the answer comes
+	// the VM is in no list, its name is free, and its end is sure, also if the
+	// daemon is killed.
+	Background    bool `protobuf:"varint,3,opt,name=background,proto3" json:"background,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1106,6 +1137,13 @@ func (x *DeleteVMRequest) GetRef() string {
 func (x *DeleteVMRequest) GetForce() bool {
 	if x != nil {
 		return x.Force
+	}
+	return false
+}
+
+func (x *DeleteVMRequest) GetBackground() bool {
+	if x != nil {
+		return x.Background
 	}
 	return false
 }
@@ -1913,7 +1951,9 @@ type Template struct {
 	CreatedUnixMs int64 `protobuf:"varint,11,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
 	UsedUnixMs    int64 `protobuf:"varint,12,opt,name=used_unix_ms,json=usedUnixMs,proto3" json:"used_unix_ms,omitempty"`
 	// False if its image, kernel or VMM has changed since: no VM starts from it.
-	Current       bool `protobuf:"varint,13,opt,name=current,proto3" json:"current,omitempty"`
+	Current bool `protobuf:"varint,13,opt,name=current,proto3" json:"current,omitempty"`
+	// Spares of it that wait.
+	Spares        int32 `protobuf:"varint,14,opt,name=spares,proto3" json:"spares,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2037,6 +2077,13 @@ func (x *Template) GetCurrent() bool {
 		return x.Current
 	}
 	return false
+}
+
+func (x *Template) GetSpares() int32 {
+	if x != nil {
+		return x.Spares
+	}
+	return 0
 }
 
 type WarmImageRequest struct {
@@ -2456,7 +2503,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x12\n" +
 	"\x04time\x18\x03 \x01(\tR\x04time\"\x0f\n" +
-	"\rStatusRequest\"\xbd\x01\n" +
+	"\rStatusRequest\"\xf4\x01\n" +
 	"\x0eStatusResponse\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12&\n" +
 	"\x05build\x18\x02 \x01(\v2\x10.banger.v1.BuildR\x05build\x12\x16\n" +
@@ -2464,9 +2511,12 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\vvms_adopted\x18\x04 \x01(\x05R\n" +
 	"vmsAdopted\x12&\n" +
 	"\x0fstarted_unix_ms\x18\x05 \x01(\x03R\rstartedUnixMs\x12\x10\n" +
-	"\x03log\x18\x06 \x01(\tR\x03log\"\x11\n" +
+	"\x03log\x18\x06 \x01(\tR\x03log\x12\x16\n" +
+	"\x06spares\x18\a \x01(\x05R\x06spares\x12\x1d\n" +
+	"\n" +
+	"max_spares\x18\b \x01(\x05R\tmaxSpares\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse\"\xd2\x05\n" +
+	"\x10ShutdownResponse\"\xf3\x05\n" +
 	"\x02VM\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -2496,7 +2546,9 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x0esupervisor_pid\x18\x17 \x01(\x05R\rsupervisorPid\x12\x17\n" +
 	"\avmm_pid\x18\x18 \x01(\x05R\x06vmmPid\x12\x16\n" +
 	"\x06origin\x18\x19 \x01(\tR\x06origin\x12%\n" +
-	"\x0etemplate_error\x18\x1a \x01(\tR\rtemplateError\"\x9d\x01\n" +
+	"\x0etemplate_error\x18\x1a \x01(\tR\rtemplateError\x12\x1f\n" +
+	"\vspare_error\x18\x1b \x01(\tR\n" +
+	"spareError\"\x9d\x01\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x12\n" +
@@ -2542,10 +2594,13 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\n" +
 	"timeout_ms\x18\x02 \x01(\x03R\ttimeoutMs\"/\n" +
 	"\x0eStopVMResponse\x12\x1d\n" +
-	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"9\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"Y\n" +
 	"\x0fDeleteVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"\"\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\x12\x1e\n" +
+	"\n" +
+	"background\x18\x03 \x01(\bR\n" +
+	"background\"\"\n" +
 	"\x10DeleteVMResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x10\n" +
 	"\x0eListVMsRequest\"2\n" +
@@ -2594,7 +2649,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x12ListKernelsRequest\x12\x1c\n" +
 	"\tavailable\x18\x01 \x01(\bR\tavailable\"B\n" +
 	"\x13ListKernelsResponse\x12+\n" +
-	"\akernels\x18\x01 \x03(\v2\x11.banger.v1.KernelR\akernels\"\xf2\x02\n" +
+	"\akernels\x18\x01 \x03(\v2\x11.banger.v1.KernelR\akernels\"\x8a\x03\n" +
 	"\bTemplate\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x16\n" +
@@ -2613,7 +2668,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x0fcreated_unix_ms\x18\v \x01(\x03R\rcreatedUnixMs\x12 \n" +
 	"\fused_unix_ms\x18\f \x01(\x03R\n" +
 	"usedUnixMs\x12\x18\n" +
-	"\acurrent\x18\r \x01(\bR\acurrent\"\x9f\x01\n" +
+	"\acurrent\x18\r \x01(\bR\acurrent\x12\x16\n" +
+	"\x06spares\x18\x0e \x01(\x05R\x06spares\"\x9f\x01\n" +
 	"\x10WarmImageRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x12\n" +
 	"\x04vcpu\x18\x02 \x01(\x05R\x04vcpu\x12\x1d\n" +

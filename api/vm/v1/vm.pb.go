@@ -315,7 +315,8 @@ func (*WatchRequest) Descriptor() ([]byte, []int) {
 type StatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// "starting", "running", "stopping", "stopped".
+	// "starting", "spare" (the guest stands still and waits for Claim), "running",
+	// "stopping", "stopped".
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// Highest readiness: "", "agent", "system".
 	Ready       string   `protobuf:"bytes,3,opt,name=ready,proto3" json:"ready,omitempty"`
@@ -335,7 +336,7 @@ type StatusResponse struct {
 	Successor bool `protobuf:"varint,14,opt,name=successor,proto3" json:"successor,omitempty"`
 	// Open connections through link.sock.
 	Connections int32 `protobuf:"varint,15,opt,name=connections,proto3" json:"connections,omitempty"`
-	// How the guest came to be: "boot" or "template".
+	// How the guest came to be: "boot", "template" or "spare".
 	Origin string `protobuf:"bytes,16,opt,name=origin,proto3" json:"origin,omitempty"`
 	// Why a template was asked for and not used; empty otherwise.
 	TemplateError string `protobuf:"bytes,17,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
@@ -653,6 +654,96 @@ func (*KillResponse) Descriptor() ([]byte, []int) {
 	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{7}
 }
 
+type ClaimRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its machine is that of the spare: only who the VM is, and what it may reach,
+	// is new.
+	Spec          *Spec `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimRequest) Reset() {
+	*x = ClaimRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimRequest) ProtoMessage() {}
+
+func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
+func (*ClaimRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ClaimRequest) GetSpec() *Spec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type ClaimResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        *StatusResponse        `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimResponse) Reset() {
+	*x = ClaimResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimResponse) ProtoMessage() {}
+
+func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
+func (*ClaimResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ClaimResponse) GetStatus() *StatusResponse {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
 var File_banger_vm_v1_vm_proto protoreflect.FileDescriptor
 
 const file_banger_vm_v1_vm_proto_rawDesc = "" +
@@ -708,13 +799,18 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\fStopResponse\x12\x14\n" +
 	"\x05clean\x18\x01 \x01(\bR\x05clean\"\r\n" +
 	"\vKillRequest\"\x0e\n" +
-	"\fKillResponse2\x94\x02\n" +
+	"\fKillResponse\"6\n" +
+	"\fClaimRequest\x12&\n" +
+	"\x04spec\x18\x01 \x01(\v2\x12.banger.vm.v1.SpecR\x04spec\"E\n" +
+	"\rClaimResponse\x124\n" +
+	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status2\xd6\x02\n" +
 	"\n" +
 	"Supervisor\x12C\n" +
 	"\x06Status\x12\x1b.banger.vm.v1.StatusRequest\x1a\x1c.banger.vm.v1.StatusResponse\x12C\n" +
 	"\x05Watch\x12\x1a.banger.vm.v1.WatchRequest\x1a\x1c.banger.vm.v1.StatusResponse0\x01\x12=\n" +
 	"\x04Stop\x12\x19.banger.vm.v1.StopRequest\x1a\x1a.banger.vm.v1.StopResponse\x12=\n" +
-	"\x04Kill\x12\x19.banger.vm.v1.KillRequest\x1a\x1a.banger.vm.v1.KillResponseB-Z+github.com/banger-dev/banger/api/vm/v1;vmv1b\x06proto3"
+	"\x04Kill\x12\x19.banger.vm.v1.KillRequest\x1a\x1a.banger.vm.v1.KillResponse\x12@\n" +
+	"\x05Claim\x12\x1a.banger.vm.v1.ClaimRequest\x1a\x1b.banger.vm.v1.ClaimResponseB-Z+github.com/banger-dev/banger/api/vm/v1;vmv1b\x06proto3"
 
 var (
 	file_banger_vm_v1_vm_proto_rawDescOnce sync.Once
@@ -728,7 +824,7 @@ func file_banger_vm_v1_vm_proto_rawDescGZIP() []byte {
 	return file_banger_vm_v1_vm_proto_rawDescData
 }
 
-var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_banger_vm_v1_vm_proto_goTypes = []any{
 	(*Spec)(nil),           // 0: banger.vm.v1.Spec
 	(*StatusRequest)(nil),  // 1: banger.vm.v1.StatusRequest
@@ -738,21 +834,27 @@ var file_banger_vm_v1_vm_proto_goTypes = []any{
 	(*StopResponse)(nil),   // 5: banger.vm.v1.StopResponse
 	(*KillRequest)(nil),    // 6: banger.vm.v1.KillRequest
 	(*KillResponse)(nil),   // 7: banger.vm.v1.KillResponse
+	(*ClaimRequest)(nil),   // 8: banger.vm.v1.ClaimRequest
+	(*ClaimResponse)(nil),  // 9: banger.vm.v1.ClaimResponse
 }
 var file_banger_vm_v1_vm_proto_depIdxs = []int32{
-	1, // 0: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
-	2, // 1: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
-	4, // 2: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
-	6, // 3: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
-	3, // 4: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
-	3, // 5: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
-	5, // 6: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
-	7, // 7: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
-	4, // [4:8] is the sub-list for method output_type
-	0, // [0:4] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	0, // 0: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
+	3, // 1: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
+	1, // 2: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
+	2, // 3: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
+	4, // 4: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
+	6, // 5: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
+	8, // 6: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
+	3, // 7: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
+	3, // 8: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
+	5, // 9: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
+	7, // 10: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
+	9, // 11: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
+	7, // [7:12] is the sub-list for method output_type
+	2, // [2:7] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_banger_vm_v1_vm_proto_init() }
@@ -766,7 +868,7 @@ func file_banger_vm_v1_vm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_vm_v1_vm_proto_rawDesc), len(file_banger_vm_v1_vm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

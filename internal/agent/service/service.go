@@ -34,7 +34,7 @@ const askAgain = 2 * time.Second
 // Service implements agentv1.AgentService.
 type Service struct {
 	init string
-	warm func(context.Context) error
+	warm func(ctx context.Context, brief bool) error
 	// template is true while the guest belongs to nobody.
 	template atomic.Bool
 	log      *slog.Logger
@@ -55,8 +55,8 @@ var _ agentv1.AgentService = (*Service)(nil)
 type Options struct {
 	// Init is the guest's: boot.Systemd or boot.None.
 	Init string
-	// Warm runs the exercise of a template.
-	Warm func(context.Context) error
+	// Warm runs the exercise of a template, or the brief one of its copies.
+	Warm func(ctx context.Context, brief bool) error
 	Log  *slog.Logger
 }
 
@@ -96,14 +96,16 @@ func (s *Service) owned() error {
 }
 
 // Warm implements agentv1.AgentService.
-func (s *Service) Warm(ctx context.Context, _ *agentv1.WarmRequest) (*agentv1.WarmResponse, error) {
+func (s *Service) Warm(ctx context.Context, req *agentv1.WarmRequest) (*agentv1.WarmResponse, error) {
 	if !s.template.Load() {
 		return nil, status.Error(codes.FailedPrecondition, "this guest is not a template")
 	}
-	if err := s.warm(ctx); err != nil {
+	if err := s.warm(ctx, req.GetBrief()); err != nil {
 		return nil, status.Errorf(codes.Internal, "warm: %v", err)
 	}
-	unix.Sync()
+	if !req.GetBrief() { // what is frozen next is on its disks
+		unix.Sync()
+	}
 	return &agentv1.WarmResponse{}, nil
 }
 

@@ -59,11 +59,14 @@ type supervisor struct {
 	now     *vmv1.StatusResponse
 	changed chan struct{}
 	wanted  bool
+	// claims takes the spec that a spare is claimed with, claimed its answer.
+	claims  chan *vmv1.Spec
+	claimed chan error
 }
 
-// Supervise is banger-vm run [--adopt] DIR.
+// Supervise is banger-vm run [--adopt | --spare] DIR.
 func Supervise(args []string) error {
-	adopt := args[0] == "--adopt"
+	adopt, spare := args[0] == "--adopt", args[0] == "--spare"
 	dir := layout.Instance(args[len(args)-1])
 	lock, err := lockfile.Try(dir.SupervisorLock())
 	if err != nil || lock == nil {
@@ -74,7 +77,10 @@ func Supervise(args []string) error {
 	if err != nil {
 		return err
 	}
-	s := &supervisor{dir: dir, spec: new(vmv1.Spec), changed: make(chan struct{})}
+	s := &supervisor{
+		dir: dir, spec: new(vmv1.Spec), changed: make(chan struct{}),
+		claims: make(chan *vmv1.Spec), claimed: make(chan error),
+	}
 	if err := protojson.Unmarshal(data, s.spec); err != nil {
 		return err
 	}
@@ -89,7 +95,11 @@ func Supervise(args []string) error {
 	mux.Handle(vmv1connect.NewSupervisorHandler(s))
 	server := &http.Server{Handler: mux}
 	go server.Serve(unixsock.OwnerOnly(l))
-	err = s.run(adopt)
+	if spare {
+		err = s.runSpare()
+	} else {
+		err = s.run(adopt)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	server.Shutdown(ctx)
@@ -117,6 +127,11 @@ func (s *supervisor) run(adopt bool) error {
 		}
 	})
 	s.boot()
+	return s.followVMM()
+}
+
+// followVMM waits for the end of the VMM.
+func (s *supervisor) followVMM() error {
 	s.vmm.Wait(context.Background())
 	s.mu.Lock()
 	wanted := s.wanted

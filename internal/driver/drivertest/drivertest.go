@@ -42,6 +42,7 @@ func Run(t *testing.T, make Make) {
 		{"StartCancelled", testStartCancelled},
 		{"Life", testLife},
 		{"Resets", testResets},
+		{"Pause", testPause},
 		{"PowerOff", testPowerOff},
 		{"Crash", testCrash},
 		{"Kill", testKill},

@@ -217,3 +217,40 @@ func checkSuccession(t *testing.T, s *subject, id string) {
 	s.ask(testguest.PortConsole, "to the successor\n")
 	console.expect(t, "to the successor")
 }
+
+// testPause: a paused guest does not answer, and goes on as it was.
+func testPause(t *testing.T, make Make) {
+	s := start(t, make)
+	pauser, ok := s.vm.(driver.Pauser)
+	if !ok {
+		return
+	}
+	s.run()
+	for range 3 {
+		s.reset()
+		id := s.identity()
+		broken := s.vm.Link().Broken()
+		if err := s.vm.Link().End(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		await(t, broken, "Broken after End")
+		if _, err := s.vm.Link().Dial(t.Context(), testguest.PortEcho); !errors.Is(err, driver.ErrNoSession) {
+			t.Errorf("dial after End: %v", err)
+		}
+		for range 2 {
+			if err := pauser.Pause(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		if err := s.vm.Link().Reset(ctx, nil); err == nil {
+			t.Error("a paused guest answers")
+		}
+		cancel()
+		s.run()
+		s.reset()
+		if now := s.identity(); now != id {
+			t.Errorf("guest %s is %s after a pause", id, now)
+		}
+	}
+}

@@ -286,6 +286,14 @@ func (i *instance) Run(ctx context.Context) error {
 	return err
 }
 
+var _ driver.Pauser = (*instance)(nil)
+
+// Pause implements driver.Pauser.
+func (i *instance) Pause(ctx context.Context) error {
+	_, err := i.ask(ctx, askPause)
+	return err
+}
+
 // Link implements driver.Instance.
 func (i *instance) Link() driver.Link { return i.link }
 

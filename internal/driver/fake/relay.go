@@ -7,9 +7,49 @@ import (
 	"time"
 )
 
+// gate keeps bytes from a guest that was paused.
+type gate struct {
+	mu   sync.Mutex
+	shut chan struct{} // closed when the gate opens; nil: it is open
+}
+
+func (g *gate) set(open bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case open && g.shut != nil:
+		close(g.shut)
+		g.shut = nil
+	case !open && g.shut == nil:
+		g.shut = make(chan struct{})
+	}
+}
+
+func (g *gate) pass() {
+	g.mu.Lock()
+	shut := g.shut
+	g.mu.Unlock()
+	if shut != nil {
+		<-shut
+	}
+}
+
+// gated is a reader whose bytes wait at a gate.
+type gated struct {
+	io.Reader
+	gate *gate
+}
+
+// Read implements io.Reader.
+func (g gated) Read(p []byte) (int, error) {
+	n, err := g.Reader.Read(p)
+	g.gate.pass()
+	return n, err
+}
+
 // relay joins a supervisor's connection to a ring until the connection ends.
 // Bytes on their way out at that moment are lost, as they are in QEMU.
-func relay(conn, ring net.Conn) {
+func relay(conn, ring net.Conn, g *gate) {
 	defer ring.SetDeadline(time.Time{})
 	out := make(chan struct{})
 	go func() {
@@ -18,7 +58,7 @@ func relay(conn, ring net.Conn) {
 		// The supervisor takes no more, or the other direction is over.
 		conn.Close()
 	}()
-	io.Copy(ring, conn)
+	io.Copy(ring, gated{conn, g})
 	ring.SetReadDeadline(time.Unix(1, 0))
 	conn.Close()
 	<-out

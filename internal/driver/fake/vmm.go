@@ -36,6 +36,8 @@ const (
 	sayWaits    = "fake VMM waits"
 	askRun      = "run"
 	sayRunning  = "running"
+	askPause    = "pause"
+	sayPaused   = "paused"
 	sayPoweroff = "powered off"
 	askFreeze   = "freeze"
 	sayFrozen   = "frozen "
@@ -62,6 +64,7 @@ type vmm struct {
 	out     *console
 	running chan struct{} // closed by the first run
 	once    sync.Once
+	gate    gate
 
 	mu     sync.Mutex
 	host   net.Conn // present control connection
@@ -96,8 +99,8 @@ func Main(guest Guest) error {
 	if err != nil {
 		return err
 	}
-	go serve(v.ctl, func(c net.Conn) { relay(c, ctlHost) })
-	go serve(v.data, func(c net.Conn) { relay(c, dataHost) })
+	go serve(v.ctl, func(c net.Conn) { relay(c, ctlHost, &v.gate) })
+	go serve(v.data, func(c net.Conn) { relay(c, dataHost, &v.gate) })
 	go serve(v.net, v.frames)
 	go serve(v.console, v.out.attach)
 	go serve(v.control, v.obey)
@@ -161,7 +164,11 @@ func (v *vmm) obey(conn net.Conn) {
 		switch line := lines.Text(); {
 		case line == askRun && !v.waiting():
 			v.once.Do(func() { close(v.running) })
+			v.gate.set(true)
 			fmt.Fprintln(conn, sayRunning)
+		case line == askPause:
+			v.gate.set(false)
+			fmt.Fprintln(conn, sayPaused)
 		case line == askFreeze:
 			fmt.Fprintf(conn, "%s%s\n", sayFrozen, v.freeze())
 		case strings.HasPrefix(line, askLoad):

@@ -143,6 +143,11 @@ func (i *instance) watchLog() {
 // Run implements driver.Instance.
 func (i *instance) Run(ctx context.Context) error { return i.monitor.do(ctx, "cont", nil) }
 
+var _ driver.Pauser = (*instance)(nil)
+
+// Pause implements driver.Pauser.
+func (i *instance) Pause(ctx context.Context) error { return i.monitor.do(ctx, "stop", nil) }
+
 // Link implements driver.Instance.
 func (i *instance) Link() driver.Link { return i.link }
 

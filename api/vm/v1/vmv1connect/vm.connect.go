@@ -47,6 +47,8 @@ const (
 	SupervisorStopProcedure = "/banger.vm.v1.Supervisor/Stop"
 	// SupervisorKillProcedure is the fully-qualified name of the Supervisor's Kill RPC.
 	SupervisorKillProcedure = "/banger.vm.v1.Supervisor/Kill"
+	// SupervisorClaimProcedure is the fully-qualified name of the Supervisor's Claim RPC.
+	SupervisorClaimProcedure = "/banger.vm.v1.Supervisor/Claim"
 )
 
 // SupervisorClient is a client for the banger.vm.v1.Supervisor service.
@@ -60,6 +62,11 @@ type SupervisorClient interface {
 	Stop(context.Context, *connect.Request[v1.StopRequest]) (*connect.Response[v1.StopResponse], error)
 	// Kill powers the VM off at once and returns when the VMM is gone.
 	Kill(context.Context, *connect.Request[v1.KillRequest]) (*connect.Response[v1.KillResponse], error)
+	// Claim makes a spare the VM of a spec: it writes that as spec.json, lets the
+	// guest go on and tells it who it is. It returns when the guest has answered,
+	// with the status of then. A supervisor that is no spare, or not one any more,
+	// refuses; one that fails ends its VMM and itself.
+	Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error)
 }
 
 // NewSupervisorClient constructs a client for the banger.vm.v1.Supervisor service. By default, it
@@ -97,6 +104,12 @@ func NewSupervisorClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(supervisorMethods.ByName("Kill")),
 			connect.WithClientOptions(opts...),
 		),
+		claim: connect.NewClient[v1.ClaimRequest, v1.ClaimResponse](
+			httpClient,
+			baseURL+SupervisorClaimProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Claim")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -106,6 +119,7 @@ type supervisorClient struct {
 	watch  *connect.Client[v1.WatchRequest, v1.StatusResponse]
 	stop   *connect.Client[v1.StopRequest, v1.StopResponse]
 	kill   *connect.Client[v1.KillRequest, v1.KillResponse]
+	claim  *connect.Client[v1.ClaimRequest, v1.ClaimResponse]
 }
 
 // Status calls banger.vm.v1.Supervisor.Status.
@@ -128,6 +142,11 @@ func (c *supervisorClient) Kill(ctx context.Context, req *connect.Request[v1.Kil
 	return c.kill.CallUnary(ctx, req)
 }
 
+// Claim calls banger.vm.v1.Supervisor.Claim.
+func (c *supervisorClient) Claim(ctx context.Context, req *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error) {
+	return c.claim.CallUnary(ctx, req)
+}
+
 // SupervisorHandler is an implementation of the banger.vm.v1.Supervisor service.
 type SupervisorHandler interface {
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
@@ -139,6 +158,11 @@ type SupervisorHandler interface {
 	Stop(context.Context, *connect.Request[v1.StopRequest]) (*connect.Response[v1.StopResponse], error)
 	// Kill powers the VM off at once and returns when the VMM is gone.
 	Kill(context.Context, *connect.Request[v1.KillRequest]) (*connect.Response[v1.KillResponse], error)
+	// Claim makes a spare the VM of a spec: it writes that as spec.json, lets the
+	// guest go on and tells it who it is. It returns when the guest has answered,
+	// with the status of then. A supervisor that is no spare, or not one any more,
+	// refuses; one that fails ends its VMM and itself.
+	Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error)
 }
 
 // NewSupervisorHandler builds an HTTP handler from the service implementation. It returns the path
@@ -172,6 +196,12 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(supervisorMethods.ByName("Kill")),
 		connect.WithHandlerOptions(opts...),
 	)
+	supervisorClaimHandler := connect.NewUnaryHandler(
+		SupervisorClaimProcedure,
+		svc.Claim,
+		connect.WithSchema(supervisorMethods.ByName("Claim")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/banger.vm.v1.Supervisor/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SupervisorStatusProcedure:
@@ -182,6 +212,8 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 			supervisorStopHandler.ServeHTTP(w, r)
 		case SupervisorKillProcedure:
 			supervisorKillHandler.ServeHTTP(w, r)
+		case SupervisorClaimProcedure:
+			supervisorClaimHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -205,4 +237,8 @@ func (UnimplementedSupervisorHandler) Stop(context.Context, *connect.Request[v1.
 
 func (UnimplementedSupervisorHandler) Kill(context.Context, *connect.Request[v1.KillRequest]) (*connect.Response[v1.KillResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Kill is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Claim is not implemented"))
 }

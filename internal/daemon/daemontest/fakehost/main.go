@@ -72,6 +72,7 @@ func serve() error {
 	return daemon.Run(ctx, daemon.Options{
 		Home: home, Host: config.Host{CPUs: 4, MemoryBytes: 8 * banger.GiB}, LeaseGrace: grace,
 		Load:       load,
+		Available:  func() (int64, error) { return 8 * banger.GiB, nil },
 		Config:     func() (config.Config, error) { return config.Load(home) },
 		Assets:     daemontest.Assets(home, filepath.Join(bin, "qemu-system-x86_64")),
 		Supervisor: filepath.Join(bin, "banger-vm"),
