@@ -19,16 +19,18 @@ func TestWarm(t *testing.T) {
 	defer g.processes.Close()
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := g.warm(ended); !errors.Is(err, context.Canceled) {
+	if err := g.warm(ended, false); !errors.Is(err, context.Canceled) {
 		t.Errorf("before the network is there: %v", err)
 	}
 	close(g.online)
-	if err := g.warm(t.Context()); err == nil {
+	if err := g.warm(t.Context(), true); err == nil {
 		t.Error("a guest whose network failed was warmed")
 	}
 	g.network.Store(new(agentv1.Network))
-	if err := g.warm(t.Context()); err != nil {
-		t.Fatal(err)
+	for _, brief := range []bool{false, true} {
+		if err := g.warm(t.Context(), brief); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

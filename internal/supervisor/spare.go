@@ -152,7 +152,8 @@ func (s *supervisor) rehearse(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	if err := s.noteReady(ctx, client); err != nil {
+	// It settled long ago: that is not asked of it again when a command waits.
+	if s.system, err = awaitSystem(ctx, client); err != nil {
 		return err
 	}
 	if _, err := client.Warm(ctx, &agentv1.WarmRequest{Brief: true}); err != nil {
@@ -175,26 +176,6 @@ func throwAway(serialised []byte) ([]byte, error) {
 	rand.Read(boot.Entropy)
 	boot.TimeUnixNs = time.Now().UnixNano()
 	return proto.Marshal(boot)
-}
-
-// noteReady keeps how the guest's system has settled, long ago: that is not asked
-// of it again when a command waits.
-func (s *supervisor) noteReady(ctx context.Context, client agentv1.AgentClient) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	events, err := client.Events(ctx, &agentv1.EventsRequest{})
-	if err != nil {
-		return err
-	}
-	event, err := events.Recv()
-	if err != nil {
-		return err
-	}
-	if banger.Grade(event.Ready) != banger.GradeSystem {
-		return fmt.Errorf("the guest of a template is only %q", event.Ready)
-	}
-	s.system = event
-	return nil
 }
 
 // accept makes the spare the VM of spec.

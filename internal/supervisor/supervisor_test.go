@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -42,25 +43,34 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, fake.Main(chosenServices))
 		os.Exit(1)
 	case len(os.Args) >= 3 && os.Args[1] == "supervise":
-		os.Exit(supervise(layout.Instance(os.Args[2]), len(os.Args) > 3))
+		os.Exit(supervise(layout.Instance(os.Args[2]), os.Args[3:]...))
 	}
 	os.Exit(m.Run())
 }
 
 // supervise is the supervisor under test, in a process of its own.
-func supervise(dir layout.Instance, adopt bool) int {
+func supervise(dir layout.Instance, how ...string) int {
 	lock, err := lockfile.Try(dir.SupervisorLock())
 	if err != nil || lock == nil {
 		return 4
 	}
 	defer lock.Release()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	drivers := map[string]driver.Driver{"fake": fake.New(fake.Options{Log: log})}
-	if err := Run(dir, Options{Adopt: adopt, Drivers: drivers, Log: log}); err != nil {
+	o := Options{Adopt: slices.Contains(how, "--adopt"), Drivers: fakeDrivers(log), Log: log}
+	if slices.Contains(how, "--spare") {
+		if o.Owner, err = ownerOf(syscall.Stdin); err != nil {
+			return 5
+		}
+	}
+	if err := Run(dir, o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
+}
+
+func fakeDrivers(log *slog.Logger) map[string]driver.Driver {
+	return map[string]driver.Driver{"fake": fake.New(fake.Options{Log: log})}
 }
 
 // guestServices is a guest with an agent that is ready at once, and an echo
@@ -309,7 +319,7 @@ func TestSuccessorTakesOver(t *testing.T) {
 		t.Errorf("status %v, VMM was %d", status, vmm)
 	}
 	echo(t, dir)
-	if code := supervise(dir, true); code != 4 {
+	if code := supervise(dir, "--adopt"); code != 4 {
 		t.Errorf("a second supervisor ended with %d", code)
 	}
 	if _, err := client(dir).Kill(t.Context(), connect.NewRequest(&vmv1.KillRequest{})); err != nil {

@@ -135,7 +135,7 @@ func (s *supervisor) warmGuest(ctx context.Context) error {
 		return causeOf(ctx, err)
 	}
 	defer done()
-	if err := awaitSystem(ctx, client); err != nil {
+	if _, err := awaitSystem(ctx, client); err != nil {
 		return causeOf(ctx, err)
 	}
 	if _, err := client.Warm(ctx, &agentv1.WarmRequest{}); err != nil {
@@ -152,21 +152,21 @@ func causeOf(ctx context.Context, err error) error {
 	return err
 }
 
-// awaitSystem returns when the guest's init system has settled.
-func awaitSystem(ctx context.Context, client agentv1.AgentClient) error {
+// awaitSystem returns how the guest's init system has settled, once it has.
+func awaitSystem(ctx context.Context, client agentv1.AgentClient) (*agentv1.Event, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events, err := client.Events(ctx, &agentv1.EventsRequest{})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for {
 		event, err := events.Recv()
 		if err != nil {
-			return fmt.Errorf("the guest never became ready: %w", err)
+			return nil, fmt.Errorf("the guest never became ready: %w", err)
 		}
 		if banger.Grade(event.Ready) == banger.GradeSystem {
-			return nil
+			return event, nil
 		}
 	}
 }

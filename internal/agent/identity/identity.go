@@ -20,8 +20,9 @@ import (
 const maxHostname = 64
 
 // Apply applies boot, but for the network's addresses (ApplyNetwork). It does as much as it can; the error joins what it could
-// not do. Entropy and clock come first, so that nothing is made from an old
-// state of either.
+// not do. Entropy comes first, so that nothing is made from an old state of it. The
+// clock comes last: a guest that stood still has an init system which looks at all
+// its timers then, and would take the processor from what the host waits for.
 func Apply(boot *agentv1.Boot) error {
 	var errs []error
 	add := func(what string, err error) {
@@ -32,13 +33,13 @@ func Apply(boot *agentv1.Boot) error {
 	if len(boot.Entropy) > 0 {
 		add("entropy", AddEntropy(boot.Entropy))
 	}
-	if boot.TimeUnixNs > 0 {
-		add("clock", catchUp(time.Unix(0, boot.TimeUnixNs)))
-	}
 	add("host name", applyHostname("/etc", boot.Hostname))
 	add("machine id", writeMachineID("/etc", boot.MachineId))
 	if boot.Network != nil {
 		add("name servers", writeResolvConf("/etc", boot.Network.Nameservers))
+	}
+	if boot.TimeUnixNs > 0 {
+		add("clock", catchUp(time.Unix(0, boot.TimeUnixNs)))
 	}
 	return errors.Join(errs...)
 }
@@ -50,7 +51,7 @@ func applyHostname(etc, name string) error {
 	if !validHostname(name) {
 		return fmt.Errorf("%q is no host name", name)
 	}
-	return errors.Join(unix.Sethostname([]byte(name)), writeNames(etc, name))
+	return errors.Join(writeNames(etc, name), unix.Sethostname([]byte(name)))
 }
 
 func writeMachineID(etc, id string) error {

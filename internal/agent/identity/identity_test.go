@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func read(t *testing.T, etc, name string) string {
@@ -121,4 +123,45 @@ func FuzzHosts(f *testing.F) {
 			t.Errorf("%q", once)
 		}
 	})
+}
+
+// TestRewrite: a small file of one name is written in place, and nothing else.
+func TestRewrite(t *testing.T) {
+	etc := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(etc, name)
+		if err := os.WriteFile(path, []byte(text), 0o444); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	path := write("plain", "a longer text\n")
+	before, _ := os.Stat(path)
+	for _, text := range []string{"short\n", "short\n", "", "and longer again, yes\n"} {
+		if done, err := rewrite(path, text); !done || err != nil {
+			t.Fatalf("%q: %v, %v", text, done, err)
+		}
+		if got := read(t, etc, "plain"); got != text {
+			t.Errorf("%q became %q", text, got)
+		}
+	}
+	if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) || after.Mode() != before.Mode() {
+		t.Errorf("the file is another: %v, %v", after, err)
+	}
+	write("linked", "x")
+	write("large", strings.Repeat("x", maxRewritten+1))
+	for _, err := range []error{
+		os.Link(filepath.Join(etc, "linked"), filepath.Join(etc, "other")),
+		os.Symlink("plain", filepath.Join(etc, "symlink")), unix.Mkfifo(filepath.Join(etc, "pipe"), 0o600),
+		os.Mkdir(filepath.Join(etc, "directory"), 0o700),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"linked", "large", "symlink", "pipe", "directory", "none"} {
+		if done, err := rewrite(filepath.Join(etc, name), "text"); done || err != nil {
+			t.Errorf("%s: %v, %v", name, done, err)
+		}
+	}
 }

@@ -21,7 +21,7 @@ import (
 // serve starts a service and returns a client of it.
 func serve(t *testing.T, init string, asked chan syscall.Signal) (*Service, agentv1.AgentClient) {
 	t.Helper()
-	s, err := New(context.Background(), Options{Init: init, Warm: func(context.Context) error { return nil }, Log: slog.New(slog.DiscardHandler)})
+	s, err := New(context.Background(), Options{Init: init, Warm: func(context.Context, bool) error { return nil }, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
