@@ -82,6 +82,9 @@ func (d *fakeDaemon) add(name, state string) *bangerv1.VM {
 	vm := &bangerv1.VM{Id: id, Name: name, State: state, Image: "debian-bookworm", Vcpu: 2, MemoryMib: 512, Nat: true,
 		DiskBytes: 8 * banger.GiB, OverlayBytes: 8 * banger.GiB, Driver: "qemu", Accel: "tcg",
 		Ready: "system", Origin: d.origin, TemplateError: d.problem, Dir: d.home.Instance(id).Dir(), CreatedUnixMs: time.Now().Add(-time.Hour).UnixMilli()}
+	if text, ok := strings.CutPrefix(d.problem, "spare: "); ok {
+		vm.TemplateError, vm.SpareError = "", text
+	}
 	if err := os.MkdirAll(vm.Dir, 0o700); err != nil {
 		d.t.Fatal(err)
 	}

@@ -20,9 +20,9 @@ func frozen() []*bangerv1.Template {
 	now := time.Now().UnixMilli()
 	one := &bangerv1.Template{Key: strings.Repeat("c", 64), Image: "debian-bookworm", Kernel: "debian-6.1", Vcpu: 1, MemoryMib: 512,
 		DiskBytes: 8 * banger.GiB, OverlayBytes: 8 * banger.GiB, Driver: "qemu", Accel: "tcg", SizeBytes: 64 * banger.MiB,
-		CreatedUnixMs: now, UsedUnixMs: now, Current: true}
+		CreatedUnixMs: now, UsedUnixMs: now, Current: true, Spares: 2}
 	old := proto.CloneOf(one)
-	old.Key, old.Current = strings.Repeat("d", 64), false
+	old.Key, old.Current, old.Spares = strings.Repeat("d", 64), false, 0
 	return []*bangerv1.Template{one, old}
 }
 
@@ -51,9 +51,9 @@ func TestTemplateList(t *testing.T) {
 	d := newFakeDaemon(t)
 	w := newWorld(t, d, "")
 	w.expect(t, w.run("template", "list"), 0,
-		"KEY           IMAGE            KERNEL      VCPU  MEM   DISK  RUNS ON   SIZE  USED     CURRENT\n"+
-			"cccccccccccc  debian-bookworm  debian-6.1  1     512M  8G    qemu/tcg  64M   0 s ago  yes\n"+
-			"dddddddddddd  debian-bookworm  debian-6.1  1     512M  8G    qemu/tcg  64M   0 s ago  no\n", "")
+		"KEY           IMAGE            KERNEL      VCPU  MEM   DISK  RUNS ON   SIZE  USED     CURRENT  SPARES\n"+
+			"cccccccccccc  debian-bookworm  debian-6.1  1     512M  8G    qemu/tcg  64M   0 s ago  yes      2\n"+
+			"dddddddddddd  debian-bookworm  debian-6.1  1     512M  8G    qemu/tcg  64M   0 s ago  no       0\n", "")
 	w = newWorld(t, d, "")
 	w.expect(t, w.run("template", "ls", "-q"), 0, strings.Repeat("c", 64)+"\n"+strings.Repeat("d", 64)+"\n", "")
 	w = newWorld(t, d, "")
@@ -107,6 +107,8 @@ func TestImageWarm(t *testing.T) {
 func TestVerboseSaysHowAVMBegan(t *testing.T) {
 	for _, tc := range []struct{ origin, problem, args, want string }{
 		{"template", "", "vm create -v", "started from a template"},
+		{"spare", "", "vm create -v", "started from a spare"},
+		{"template", "spare: it is\x1b sick", "vm create -v", `started from a template: the spare could not be used: it is\x1b sick`},
 		{"boot", "", "vm create -v", "booted: there is no template of this image and shape yet"},
 		{"boot", "", "vm create -v --cold", "booted: --cold was given"},
 		{"boot", "it is\x1b sick", "vm create --verbose", `booted: the template could not be used: it is\x1b sick`},

@@ -155,3 +155,29 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestSpareBytes(t *testing.T) {
+	for text, want := range map[string]map[int64]Value[int64]{
+		"": {16 * banger.GiB: {2 * banger.GiB, banger.OriginAuto}, 2 * banger.GiB: {0, banger.OriginAuto}, 0: {0, banger.OriginAuto}},
+		"[spares]\nmemory = \"1G\"": {2 * banger.GiB: {banger.GiB, banger.OriginConfig}},
+		"[spares]\nmemory = \"0M\"": {64 * banger.GiB: {0, banger.OriginConfig}},
+	} {
+		cfg, err := Parse("config.toml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for memory, bytes := range want {
+			if got := SpareBytes(cfg, Host{MemoryBytes: memory}); got != bytes {
+				t.Errorf("%q with %d bytes: %v, want %v", text, memory, got, bytes)
+			}
+		}
+	}
+	for _, bad := range []string{"[spares]\nmemory = \"much\"", "[spares]\nmemory = 3", "[spares]\ncount = 3"} {
+		if _, err := Parse("config.toml", []byte(bad)); err == nil {
+			t.Errorf("%q is accepted", bad)
+		}
+	}
+	if n, err := MemoryAvailable(); err != nil || n <= 0 {
+		t.Errorf("available: %d, %v", n, err)
+	}
+}

@@ -114,6 +114,7 @@ func (s *spares) furnish(ctx context.Context, sp *spare, template layout.Instanc
 	if err != nil {
 		return err
 	}
+	spec.DnsUpstream, spec.AllowPrivate = "", nil
 	spec.Boot, err = proto.Marshal(&agentv1.Boot{Id: nobody.ID, Hostname: nobody.Name, Network: network, Template: true})
 	if err != nil {
 		return err

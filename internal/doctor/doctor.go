@@ -100,6 +100,7 @@ func Run(ctx context.Context, o Options) Report {
 	e.space()
 	e.image()
 	e.templates()
+	e.spares()
 	e.defaults()
 	e.leftovers(ctx)
 	return e.report

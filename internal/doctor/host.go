@@ -301,6 +301,19 @@ func (e *examiner) image() {
 		"%s is neither local nor in the catalog", name)
 }
 
+// spares says what waiting VMs may take of the memory.
+func (e *examiner) spares() {
+	most := config.SpareBytes(e.cfg, e.Host)
+	switch {
+	case most.Value == 0 && most.Origin == banger.OriginConfig:
+		e.ok("spares", "turned off by [spares] memory")
+	case most.Value == 0:
+		e.ok("spares", "none are kept: the host has little memory (%s)", size(e.Host.MemoryBytes))
+	default:
+		e.ok("spares", "VMs that wait to be somebody's may take %s of the memory (%s)", size(most.Value), most.Origin)
+	}
+}
+
 // templates says how many there are and what they take.
 func (e *examiner) templates() {
 	store := template.New(e.Home)

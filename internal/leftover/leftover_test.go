@@ -116,3 +116,20 @@ func TestBuilds(t *testing.T) {
 		t.Errorf("%v", found)
 	}
 }
+
+// TestSpares: a spare is no VM, and a leftover that says what it is.
+func TestSpares(t *testing.T) {
+	home := layout.Home{State: t.TempDir()}
+	id := banger.NewID()
+	makeWhole(t, home, id)
+	if !Whole(home, id) {
+		t.Fatal("a VM is not whole")
+	}
+	if err := os.WriteFile(home.Instance(id).Spare(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, err := Find(t.Context(), home, nil, func(string) bool { return true })
+	if Whole(home, id) || err != nil || len(found) != 1 || !found[0].Spare {
+		t.Errorf("whole: %v; found %v, %v", Whole(home, id), found, err)
+	}
+}

@@ -2,7 +2,9 @@ package vm
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -34,8 +36,7 @@ func TestTemplateIsNobodys(t *testing.T) {
 	h := newHome(t)
 	h.ownTemplates(t)
 	h.env = append(h.env, canaryEnv()...)
-	must(t, os.MkdirAll(filepath.Join(h.dir, "config"), 0o700))
-	must(t, os.WriteFile(filepath.Join(h.dir, "config", "config.toml"), []byte(canaryConfig), 0o600))
+	h.configure(canaryConfig)
 	// One VM was here before, with the same daemon.
 	h.must("vm", "create", "--cold", "--name", "canary-of-a-name", "--memory", "512M")
 	h.must("vm", "exec", "canary-of-a-name", "--", "sh", "-c", "echo canary-of-a-command > /root/canary-of-a-file")
@@ -50,6 +51,7 @@ func TestTemplateIsNobodys(t *testing.T) {
 			t.Errorf("in the %s of a template are %q", file, found)
 		}
 	}
+	checkSpareIsNobodys(t, h, canaries)
 	// That nothing was found is worth something where what is there is found.
 	for file, there := range map[string]string{"memory": "banger-agent", "devices": "virtio", "overlay.ext4": "machine-id"} {
 		if found, err := search(filepath.Join(template, file), []string{there}); err != nil || len(found) != 1 {
@@ -159,5 +161,45 @@ func TestSearch(t *testing.T) {
 	}
 	if found, err := search(path, []string{"canary"}); err != nil || len(found) > 0 {
 		t.Errorf("found %q, %v", found, err)
+	}
+}
+
+// checkSpareIsNobodys: nor is anything of it in a spare, its VMM's memory included.
+func checkSpareIsNobodys(t *testing.T, h *home, canaries []string) {
+	t.Helper()
+	dir := h.awaitSpare()
+	for _, file := range []string{"spec.json", "overlay.ext4", "work.ext4", "console.log"} {
+		if found, err := search(filepath.Join(dir, file), canaries); err != nil || len(found) > 0 {
+			t.Errorf("in the %s of a spare are %q, %v", file, found, err)
+		}
+	}
+	var handle struct {
+		PID int `json:"pid"`
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "vmm.json"))
+	must(t, errors.Join(err, json.Unmarshal(data, &handle)))
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", handle.PID))
+	must(t, err)
+	memory, err := os.Open(fmt.Sprintf("/proc/%d/mem", handle.PID))
+	must(t, err)
+	defer memory.Close()
+	seen := 0
+	for line := range strings.Lines(string(maps)) {
+		var from, to int64
+		var mode string
+		if n, _ := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); n != 3 || !strings.HasPrefix(mode, "rw") {
+			continue
+		}
+		part := make([]byte, to-from)
+		n, _ := memory.ReadAt(part, from) // a hole in it is none of ours
+		seen += n
+		for _, canary := range canaries {
+			if bytes.Contains(part[:n], []byte(canary)) {
+				t.Errorf("%q is in the memory of a spare's VMM", canary)
+			}
+		}
+	}
+	if seen < 512<<20 {
+		t.Errorf("only %d bytes of the VMM were seen", seen)
 	}
 }

@@ -42,9 +42,18 @@ func newHome(t *testing.T) *home {
 		must(t, os.Symlink(filepath.Join(cache, sub), link))
 	}
 	must(t, os.Chmod(filepath.Join(h.dir, "state"), 0o700))
+	h.configure("[spares]\nmemory = \"0M\"\n")
 	h.env = append(os.Environ(), "BANGER_HOME="+h.dir, "PATH="+bin+":"+os.Getenv("PATH"), "HOME="+h.dir)
 	t.Cleanup(h.close)
 	return h
+}
+
+// configure writes config.toml. Spares are for the tests of them: they take time
+// and memory from all others.
+func (h *home) configure(text string) {
+	h.t.Helper()
+	must(h.t, os.MkdirAll(filepath.Join(h.dir, "config"), 0o700))
+	must(h.t, os.WriteFile(filepath.Join(h.dir, "config", "config.toml"), []byte(text), 0o600))
 }
 
 func (h *home) close() {

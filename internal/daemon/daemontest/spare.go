@@ -60,7 +60,6 @@ func (s *supervisor) runSpare() error {
 			return s.followVMM()
 		}
 	case <-unowned:
-		err = errors.New("nobody owns it")
 	}
 	return errors.Join(s.vmm.Kill(), s.vmm.Wait(context.Background()), s.finish("unclaimed", true))
 }
