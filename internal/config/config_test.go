@@ -158,7 +158,7 @@ func FuzzParse(f *testing.F) {
 
 func TestSpareBytes(t *testing.T) {
 	for text, want := range map[string]map[int64]Value[int64]{
-		"": {16 * banger.GiB: {2 * banger.GiB, banger.OriginAuto}, 2 * banger.GiB: {0, banger.OriginAuto}, 0: {0, banger.OriginAuto}},
+		"":                          {16 * banger.GiB: {2 * banger.GiB, banger.OriginAuto}, 2 * banger.GiB: {0, banger.OriginAuto}, 0: {0, banger.OriginAuto}},
 		"[spares]\nmemory = \"1G\"": {2 * banger.GiB: {banger.GiB, banger.OriginConfig}},
 		"[spares]\nmemory = \"0M\"": {64 * banger.GiB: {0, banger.OriginConfig}},
 	} {

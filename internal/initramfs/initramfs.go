@@ -16,10 +16,12 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/u-root/u-root/pkg/cpio"
 	"github.com/ulikunitz/xz"
+	"golang.org/x/sys/unix"
 
 	"github.com/banger-dev/banger/internal/layout"
 )
@@ -55,7 +57,54 @@ type Kernel struct {
 // if it is not there. The path stays for a day after the last call that named
 // it.
 func Ensure(ctx context.Context, home layout.Home, k Kernel, agent string) (string, error) {
+	return new(Keeper).Ensure(ctx, home, k, agent)
+}
+
+// Keeper is for who calls Ensure again and again: it reads an agent once, and
+// again when its file has changed. That takes 13 ms, which each start would wait
+// for. The zero value is ready; it may be used from any goroutine.
+type Keeper struct {
+	mu    sync.Mutex
+	known map[keptFor]string
+}
+
+// keptFor is what a key is remembered for: a kernel, and the agent's file as it is.
+type keptFor struct {
+	kernel, path     string
+	dev, ino         uint64
+	size             int64
+	written, changed unix.Timespec
+}
+
+// maxKept bounds how many keys a Keeper remembers.
+const maxKept = 16
+
+// key is keyOf, from memory if that will do.
+func (m *Keeper) key(k Kernel, agent string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(agent, &st); err != nil {
+		return "", &os.PathError{Op: "stat", Path: agent, Err: err}
+	}
+	what := keptFor{k.SHA256, agent, st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if key, ok := m.known[what]; ok {
+		return key, nil
+	}
 	key, err := keyOf(k, agent)
+	if err != nil {
+		return "", err
+	}
+	if m.known == nil || len(m.known) >= maxKept {
+		m.known = map[keptFor]string{}
+	}
+	m.known[what] = key
+	return key, nil
+}
+
+// Ensure is the function of that name.
+func (m *Keeper) Ensure(ctx context.Context, home layout.Home, k Kernel, agent string) (string, error) {
+	key, err := m.key(k, agent)
 	if err != nil {
 		return "", fmt.Errorf("initramfs: %w", err)
 	}
