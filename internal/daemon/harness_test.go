@@ -102,7 +102,7 @@ func newHost(t *testing.T) *host {
 	if err := os.MkdirAll(home.Config, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	cfg := fmt.Sprintf("qemu_bin = %q\n[spares]\nmemory = \"0M\"\n", filepath.Join(bin, "qemu-system-x86_64"))
+	cfg := fmt.Sprintf("qemu_bin = %q\nspares.memory = \"0M\"\n", filepath.Join(bin, "qemu-system-x86_64"))
 	if err := os.WriteFile(home.ConfigFile(), []byte(cfg), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -225,7 +225,8 @@ func (s *spares) run(ctx context.Context) {
 
 // tend brings every pool nearer to its target. Those used last come first.
 func (s *spares) tend(ctx context.Context, work *sync.WaitGroup) {
-	most, now := s.most(), time.Now()
+	most, room, now := s.most(), s.room(), time.Now()
+	there := s.templates()
 	s.mu.Lock()
 	order := make([]*pool, 0, len(s.pools))
 	for _, p := range s.pools {
@@ -235,13 +236,13 @@ func (s *spares) tend(ctx context.Context, work *sync.WaitGroup) {
 	targets := map[*pool]int{}
 	for _, p := range order {
 		targets[p] = min(most, p.wanted(now))
-		if _, ok := s.d.templates.store.Find(p.recipe.key); !ok {
+		if !there[p.recipe.key] {
 			targets[p] = 0
 		}
 		most -= targets[p]
 	}
 	excess := s.shrink(func(p *pool) int { return targets[p] })
-	begun := s.begin(order, targets)
+	begun := s.begin(order, targets, room)
 	for key, p := range s.pools {
 		if targets[p] == 0 && len(p.arrivals) == 0 && p.making == 0 {
 			delete(s.pools, key)
@@ -269,14 +270,29 @@ func (s *spares) shrink(target func(*pool) int) (excess []*spare) {
 	return excess
 }
 
-// begin decides what is made now. The caller holds mu.
-func (s *spares) begin(order []*pool, targets map[*pool]int) (begun []*recipe) {
+// templates are those of the pools that are there.
+func (s *spares) templates() map[string]bool {
+	there := map[string]bool{}
+	s.mu.Lock()
+	for key := range s.pools {
+		there[key] = false
+	}
+	s.mu.Unlock()
+	for key := range there {
+		_, there[key] = s.d.templates.store.Find(key)
+	}
+	return there
+}
+
+// begin decides what is made now, while there is room for so many. The caller
+// holds mu.
+func (s *spares) begin(order []*pool, targets map[*pool]int, room int) (begun []*recipe) {
 	making := 0
 	for _, p := range order {
 		making += p.making
 	}
 	for _, p := range order {
-		for len(p.ready)+p.making < targets[p] && making < makers(s.d.opts.Host.CPUs) && s.memory(making+1) {
+		for len(p.ready)+p.making < targets[p] && making < min(room, makers(s.d.opts.Host.CPUs)) {
 			p.making++
 			making++
 			begun = append(begun, p.recipe)
@@ -289,11 +305,13 @@ func (s *spares) begin(order []*pool, targets map[*pool]int) (begun []*recipe) {
 // who wait.
 func makers(cpus int) int { return max(1, cpus/2) }
 
-// memory reports whether the host has memory for n more: a quarter of it stays
-// free.
-func (s *spares) memory(n int) bool {
+// room is how many more the host has memory for: a quarter of it stays free.
+func (s *spares) room() int {
 	free, err := s.d.opts.Available()
-	return err == nil && free-int64(n)*spareBytesEach >= s.d.opts.Host.MemoryBytes/4
+	if err != nil {
+		return 0
+	}
+	return int(max(0, free-s.d.opts.Host.MemoryBytes/4) / spareBytesEach)
 }
 
 // made is told how the making of a spare went.

@@ -93,7 +93,7 @@ func Find(ctx context.Context, home layout.Home, db *store.Store, ours func(prog
 		case unfinished && busy[id], !unfinished && known[id], Whole(home, entry.Name()):
 		case !exists(path):
 		default:
-			found = append(found, Leftover{Path: path, Spare: isSpare(home, entry.Name())})
+			found = append(found, directory(path, isSpare(home, entry.Name())))
 		}
 	}
 	for _, p := range processes {
@@ -102,6 +102,19 @@ func Find(ctx context.Context, home layout.Home, db *store.Store, ours func(prog
 		}
 	}
 	return found, nil
+}
+
+// directory is a leftover that goes as a whole: half of a spare, its mark gone,
+// would look like a VM.
+func directory(path string, spare bool) Leftover {
+	l := Leftover{Path: path, Spare: spare}
+	if spare {
+		l.remove = func(context.Context) error {
+			temp := layout.Temp(path)
+			return errors.Join(os.Rename(path, temp), os.RemoveAll(temp))
+		}
+	}
+	return l
 }
 
 // records are the VMs that have one, and those that are being worked on.

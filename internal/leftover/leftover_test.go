@@ -130,6 +130,12 @@ func TestSpares(t *testing.T) {
 	}
 	found, err := Find(t.Context(), home, nil, func(string) bool { return true })
 	if Whole(home, id) || err != nil || len(found) != 1 || !found[0].Spare {
-		t.Errorf("whole: %v; found %v, %v", Whole(home, id), found, err)
+		t.Fatalf("whole: %v; found %v, %v", Whole(home, id), found, err)
+	}
+	if err := found[0].Remove(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(home.VMs()); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -53,9 +51,7 @@ func TestHostIsOutOfReach(t *testing.T) {
 func TestNATReaches(t *testing.T) {
 	h := newHome(t)
 	port, addr := hostService(t)
-	must(t, os.MkdirAll(filepath.Join(h.dir, "config"), 0o700))
-	must(t, os.WriteFile(filepath.Join(h.dir, "config", "config.toml"),
-		fmt.Appendf(nil, "[network]\nallow_private = [%q]\n", addr+"/32"), 0o600))
+	h.configure(fmt.Sprintf("spares.memory = \"0M\"\n[network]\nallow_private = [%q]\n", addr+"/32"))
 	h.must("vm", "create", "--name", "nat")
 	h.must("vm", "create", "--name", "nonat", "--nat=false")
 	if got := h.connects("nat", addr, port); got != "connected" {
