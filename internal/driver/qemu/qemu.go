@@ -34,6 +34,7 @@ import (
 	"github.com/banger-dev/banger/internal/driver"
 	"github.com/banger-dev/banger/internal/driver/vmmproc"
 	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/trace"
 	"github.com/banger-dev/banger/internal/unixsock"
 )
 
@@ -163,7 +164,9 @@ type launch struct {
 
 func (q *qemu) launch(ctx context.Context, m driver.Machine, l launch) (_ *instance, err error) {
 	dir := layout.Instance(m.Dir)
+	mark := trace.Begin(ctx, "confine: fork and exec")
 	started, err := q.spawn(m, l)
+	mark.End()
 	if err != nil {
 		return nil, err
 	}
@@ -203,9 +206,11 @@ func (q *qemu) launch(ctx context.Context, m driver.Machine, l launch) (_ *insta
 	if err := started.Open(); err != nil {
 		return nil, startError(dir, err)
 	}
+	mark = trace.From(ctx).BeginOf(Name, started.PID, "gate, confinement, exec, until QMP is ready")
 	if inst, err = q.attach(ctx, m, proc, p); err != nil {
 		return nil, startError(dir, err)
 	}
+	mark.End()
 	if l.frozen != nil {
 		if err := inst.load(ctx, l.frozen); err != nil {
 			return nil, startError(dir, err)
