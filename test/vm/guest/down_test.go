@@ -125,7 +125,7 @@ func TestFatalErrors(t *testing.T) {
 			c.spoil(m)
 			m.start()
 			if c.answers {
-				m.answer()
+				must(t, m.link.Reset(bounded(t), identity()))
 			}
 			m.gone()
 			if !strings.Contains(m.console(), c.say) {
