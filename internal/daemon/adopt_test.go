@@ -100,7 +100,10 @@ func TestSupervisorCrash(t *testing.T) {
 	h.kill()
 	syscall.Kill(int(pid), syscall.SIGKILL)
 	h.start()
-	h.eventually("it is adopted", func() bool { return h.mustGet("dev").SupervisorPid != 0 })
+	h.eventually("it is adopted", func() bool {
+		after := h.mustGet("dev")
+		return after.SupervisorPid != 0 && after.VmmPid != 0
+	})
 	if after := h.mustGet("dev"); after.VmmPid != vm.VmmPid || after.State != "running" || after.Ready != "system" {
 		t.Errorf("%v", after)
 	}
