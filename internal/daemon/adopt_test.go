@@ -85,7 +85,7 @@ func TestSupervisorCrash(t *testing.T) {
 			if after.State != "running" {
 				t.Fatalf("state %s in between", after.State)
 			}
-			return after.SupervisorPid != 0 && after.SupervisorPid != now.SupervisorPid
+			return after.VmmPid != 0 && after.SupervisorPid != 0 && after.SupervisorPid != now.SupervisorPid
 		})
 	}
 	_, err := h.client.LinkVM(t.Context(), connect.NewRequest(&bangerv1.LinkVMRequest{Ref: "dev", TimeoutMs: 2000}))
