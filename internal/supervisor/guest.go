@@ -22,9 +22,6 @@ const (
 	maxUnitName = 256
 	// rpcTime bounds one call to the agent.
 	rpcTime = 10 * time.Second
-	// freshClock is how old a time is that a guest need not be told anew: the
-	// call takes a fork 10 ms, just when its first command starts.
-	freshClock = 250 * time.Millisecond
 	// settled is how long a session lasts that did not break at once.
 	settled = 10 * time.Second
 )
@@ -73,7 +70,6 @@ func (s *supervisor) followAgain(ctx context.Context) {
 // is; a successor does so only if nobody has.
 func (s *supervisor) startSession(ctx context.Context) error {
 	var payload []byte
-	told := time.Now()
 	if _, err := os.Stat(s.dir.Booted()); errors.Is(err, os.ErrNotExist) {
 		if payload, err = bootPayload(s.spec); err != nil {
 			return err
@@ -88,7 +84,6 @@ func (s *supervisor) startSession(ctx context.Context) error {
 		return err
 	}
 	mark.End()
-	s.clockTold = payload != nil && time.Since(told) < freshClock
 	// That was an answer of the agent; commands can run from here.
 	s.applyEvent(&agentv1.Event{Ready: string(banger.GradeAgent)})
 	if payload != nil {
@@ -125,15 +120,13 @@ func (s *supervisor) followEvents(ctx context.Context) error {
 		s.applyEvent(event)
 		if first {
 			mark.End()
-		}
-		if first && !s.clockTold {
 			s.setClock(ctx, client)
 		}
 	}
 }
 
-// setClock sets the guest's clock to this moment: what the reset of a guest that
-// boots carried is as old as the boot was long.
+// setClock sets the guest's clock to this moment: what the reset carried is as
+// old as the boot was long.
 func (s *supervisor) setClock(ctx context.Context, client agentv1.AgentClient) {
 	ctx, cancel := context.WithTimeout(ctx, rpcTime)
 	defer cancel()

@@ -49,9 +49,6 @@ type supervisor struct {
 	messages *ration
 	// first is the console connection made before the guest ran.
 	first io.ReadCloser
-	// clockTold: the reset of this session carried a time that was new when it
-	// was applied. It belongs to followGuest.
-	clockTold bool
 	// started is closed when vm is set.
 	started chan struct{}
 }
