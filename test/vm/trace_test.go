@@ -54,7 +54,7 @@ func TestTrace(t *testing.T) {
 	for _, name := range []string{
 		"banger: process start, flags", "banger: call CreateVM", "bangerd: CreateVM", "bangerd: store: transaction",
 		"bangerd: supervisor: fork and exec", "banger-vm: network stack", "banger-vm: confine: fork and exec",
-		"qemu: gate, confinement, exec, until QMP is ready", "qemu: cont", "banger-agent: link reset, Boot applied",
+		"qemu: until its monitor answers", "qemu: cont", "banger-agent: link reset, Boot applied",
 		"banger: exec: Start until Started", "banger-agent: exec: start the process", "banger-agent: exec: the process runs",
 		"banger: call DeleteVM", "bangerd: delete: stop", "qemu: killed until it is gone",
 	} {

@@ -212,6 +212,13 @@ func (i *instance) load(ctx context.Context, f *frozen) error {
 	if err := i.awaitNetwork(ctx); err != nil {
 		return err
 	}
+	return i.loadState(ctx, f.state)
+}
+
+// loadState has QEMU read the devices' state from a pipe.
+func (i *instance) loadState(ctx context.Context, state []byte) error {
+	mark := trace.From(ctx).BeginOf(Name, i.proc.PID(), "load the devices' state")
+	defer mark.End()
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -224,13 +231,11 @@ func (i *instance) load(ctx context.Context, f *frozen) error {
 	}
 	written := make(chan error, 1)
 	go func() {
-		_, err := w.Write(f.state)
+		_, err := w.Write(state)
 		w.Close()
 		written <- err
 	}()
-	mark := trace.From(ctx).BeginOf(Name, i.proc.PID(), "load the devices' state")
 	err = i.migrate(ctx, command{name: "migrate-incoming", args: map[string]any{"uri": "fd:" + stateName}})
-	mark.End()
 	w.Close()
 	if writeErr := <-written; err == nil {
 		err = writeErr
