@@ -140,22 +140,28 @@ func (r *run) run(ctx context.Context, dial Dial) (exit Exit, err error) {
 	stopInput := r.startInput(&inputs, cancel)
 	abandon := context.AfterFunc(ctx, func() { r.out.close(true) })
 	defer abandon()
-	outputs.Go(func() { guard(cancel, func() { r.drain(cancel) }) })
+	var panicked error
+	outputs.Go(func() {
+		guard(func(err error) { panicked = err; cancel(err) }, func() { r.drain(cancel) })
+	})
 	var control sync.WaitGroup
 	stop := make(chan struct{})
 	control.Go(func() { r.ctl.collect(stop, r.cmd.Resize, r.cmd.Signals) })
 
 	exit, err = r.loop(ctx, dial)
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = cause
-	}
+	ended := context.Cause(ctx)
 	close(stop)
 	control.Wait()
 	stopInput()
 	inputs.Wait()
 	r.out.close(err != nil)
 	outputs.Wait()
-	if failed := r.out.err(); failed != nil && err == nil {
+	switch failed := r.out.err(); {
+	case panicked != nil:
+		err = panicked
+	case err != nil && ended != nil:
+		err = ended
+	case failed != nil && err == nil:
 		err = &OutputError{failed}
 	}
 	return exit, err
