@@ -154,7 +154,8 @@ func (r *run) run(ctx context.Context, dial Dial) (exit Exit, err error) {
 	control.Wait()
 	stopInput()
 	inputs.Wait()
-	r.out.close(err != nil)
+	// What a VM said before it was gone is still written.
+	r.out.close(ended != nil)
 	outputs.Wait()
 	switch failed := r.out.err(); {
 	case panicked != nil:
