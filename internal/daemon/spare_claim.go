@@ -9,6 +9,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	vmv1 "github.com/banger-dev/banger/api/vm/v1"
 	"github.com/banger-dev/banger/internal/store"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 // offer is the spare that a new VM could be, if one waits. Whatever speaks
@@ -65,7 +66,9 @@ func (d *Daemon) createFromSpare(ctx context.Context, rec store.VM, sp *spare, r
 	m.set(func() { m.proc = sp.proc })
 	work, done := m.interruptible(ctx)
 	defer done()
+	mark := trace.Begin(ctx, "claim a spare")
 	status, err := m.claim(work, op, sp)
+	mark.End()
 	sp.hangUp()
 	if err == nil {
 		err = m.claimed(work, op, sp, status)

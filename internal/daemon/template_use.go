@@ -14,6 +14,7 @@ import (
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/store"
 	"github.com/banger-dev/banger/internal/template"
+	"github.com/banger-dev/banger/internal/trace"
 	"github.com/banger-dev/banger/internal/vmhost"
 )
 
@@ -159,7 +160,9 @@ func (t *templates) fork(ctx context.Context, f *firstRun, dir layout.Instance) 
 // cloneDisks makes the disks in dir copies of those in from.
 func cloneDisks(ctx context.Context, dir, from layout.Instance) error {
 	errs := make(chan error, 2)
-	clone := func(dst, src string) { errs <- disk.Clone(ctx, dst, src) }
+	clone := func(dst, src string) {
+		errs <- trace.Do(ctx, "clone a disk", func() error { return disk.Clone(ctx, dst, src) })
+	}
 	go clone(dir.Overlay(), from.Overlay())
 	go clone(dir.Work(), from.Work())
 	return errors.Join(<-errs, <-errs)

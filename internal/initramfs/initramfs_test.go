@@ -2,10 +2,7 @@ package initramfs
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -123,32 +120,5 @@ func TestFailureLeavesNothing(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(home.Initramfs()); len(entries) != 0 {
 		t.Errorf("left: %v", entries)
-	}
-}
-
-// TestKeeper: what is remembered of an agent is forgotten when its file changes.
-func TestKeeper(t *testing.T) {
-	agent := filepath.Join(t.TempDir(), "agent")
-	keeper, k := new(Keeper), Kernel{SHA256: "a"}
-	if _, err := keeper.key(k, agent); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("no agent: %v", err)
-	}
-	for i := range 2 * maxKept {
-		if err := os.WriteFile(agent, fmt.Appendf(nil, "agent %d", i), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		want, err := keyOf(k, agent)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for range 2 {
-			if got, err := keeper.key(k, agent); err != nil || got != want {
-				t.Errorf("key %s, want %s: %v", got, want, err)
-			}
-		}
-	}
-	one, _ := keeper.key(k, agent)
-	if other, err := keeper.key(Kernel{SHA256: "b"}, agent); err != nil || other == one {
-		t.Errorf("another kernel has the key %s: %v", other, err)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/banger-dev/banger/internal/atomicfile"
 	"github.com/banger-dev/banger/internal/driver"
 	"github.com/banger-dev/banger/internal/fault"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 const (
@@ -101,7 +102,7 @@ func (s *supervisor) prepare(ctx context.Context) error {
 	if !ok {
 		return banger.Errorf(banger.CodeUsage, "driver %s has no templates", s.driver.Name())
 	}
-	vm, err := restorer.Restore(ctx, machine(s.spec, s.dir), s.spec.Template, s.save)
+	vm, err := restorer.Restore(ctx, machine(s.spec, s.dir), s.spec.Template, s.save(ctx))
 	if err != nil {
 		return err
 	}
@@ -186,7 +187,7 @@ func (s *supervisor) accept(ctx context.Context, spec *vmv1.Spec) error {
 		return err
 	}
 	// The successor of a supervisor that crashes from here on finds a VM.
-	if err := writeSpec(s.dir.Spec(), spec); err != nil {
+	if err := trace.Do(ctx, "write the spec", func() error { return writeSpec(s.dir.Spec(), spec) }); err != nil {
 		return err
 	}
 	if err := fault.Point("claim.written", s.vm.Info().PID); err != nil {
@@ -206,7 +207,7 @@ func (s *supervisor) accept(ctx context.Context, spec *vmv1.Spec) error {
 		return err
 	}
 	made := make(chan error, 1)
-	go func() { made <- s.openNetwork() }() // beside the guest's own work
+	go func() { made <- s.openNetwork(ctx) }() // beside the guest's own work
 	err := s.startSession(ctx)
 	if err := errors.Join(err, <-made); err != nil {
 		return err

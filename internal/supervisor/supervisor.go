@@ -19,6 +19,7 @@ import (
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/logfile"
 	"github.com/banger-dev/banger/internal/network"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 // Limits of the ways up and down.
@@ -39,6 +40,7 @@ type supervisor struct {
 	spec   *vmv1.Spec
 	driver driver.Driver
 	log    *slog.Logger
+	trace  *trace.Recorder // nil while a template is made
 
 	status  *status
 	vm      driver.Instance
@@ -75,7 +77,7 @@ func (s *supervisor) run(ctx context.Context, adopt bool) error {
 
 // bringUp starts or adopts the VMM and lets its guest run.
 func (s *supervisor) bringUp(ctx context.Context, adopt bool) (err error) {
-	if err := errors.Join(s.openNetwork(), s.openConsole()); err != nil {
+	if err := errors.Join(s.openNetwork(ctx), s.openConsole()); err != nil {
 		return err
 	}
 	if adopt {
@@ -95,7 +97,8 @@ func (s *supervisor) bringUp(ctx context.Context, adopt bool) (err error) {
 }
 
 // openNetwork makes the VM's network.
-func (s *supervisor) openNetwork() error {
+func (s *supervisor) openNetwork(ctx context.Context) error {
+	defer trace.Begin(ctx, "network stack").End()
 	allowed, err := prefixes(s.spec.AllowPrivate)
 	if err != nil {
 		return err
@@ -115,20 +118,23 @@ func (s *supervisor) openConsole() (err error) {
 	return err
 }
 
-// save puts the handle of a VMM on disk that was launched and does not run yet.
-func (s *supervisor) save(h driver.Handle) error {
-	if err := fault.Point("supervisor.launched", h.PID); err != nil {
-		return err
+// save returns what puts the handle of a VMM on disk that was launched and does
+// not run yet.
+func (s *supervisor) save(ctx context.Context) func(driver.Handle) error {
+	return func(h driver.Handle) error {
+		if err := fault.Point("supervisor.launched", h.PID); err != nil {
+			return err
+		}
+		if err := trace.Do(ctx, "write vmm.json", func() error { return saveHandle(s.dir, h) }); err != nil {
+			return err
+		}
+		return fault.Point("supervisor.saved", h.PID)
 	}
-	if err := saveHandle(s.dir, h); err != nil {
-		return err
-	}
-	return fault.Point("supervisor.saved", h.PID)
 }
 
 // start launches a new VMM. Its handle is on disk before its guest runs.
 func (s *supervisor) start(ctx context.Context) (err error) {
-	if err := s.clearRun(); err != nil {
+	if err := trace.Do(ctx, "clear what an earlier run left", s.clearRun); err != nil {
 		return err
 	}
 	if err := fault.Point("supervisor.start"); err != nil {
@@ -285,7 +291,9 @@ func (s *supervisor) ask(ctx context.Context) <-chan error {
 		defer done()
 		err := s.awaitSession(session)
 		if err == nil {
+			mark := s.trace.BeginOf(agentName, 0, "Shutdown")
 			err = s.askShutdown(ctx)
+			mark.End()
 		}
 		asked <- err
 	}()
@@ -295,7 +303,7 @@ func (s *supervisor) ask(ctx context.Context) <-chan error {
 // kill powers the VM off at once.
 func (s *supervisor) kill() error {
 	s.status.begin(stateStopping, stateRunning, stateStarting)
-	ctx, cancel := context.WithTimeout(context.Background(), killTime)
+	ctx, cancel := context.WithTimeout(trace.With(context.Background(), s.trace), killTime)
 	defer cancel()
 	return s.vm.Kill(ctx)
 }

@@ -177,20 +177,20 @@ func (s *supervisor) launch(ctx context.Context) (driver.Instance, error) {
 	m := machine(s.spec, s.dir)
 	if s.spec.Template == "" {
 		s.setOrigin(originBoot, nil)
-		return s.driver.Start(ctx, m, s.save)
+		return s.driver.Start(ctx, m, s.save(ctx))
 	}
 	restorer, ok := s.driver.(driver.Restorer)
 	if !ok {
 		return nil, banger.Errorf(banger.CodeUsage, "driver %s has no templates", s.driver.Name())
 	}
-	vm, err := restorer.Restore(ctx, m, s.spec.Template, s.save)
+	vm, err := restorer.Restore(ctx, m, s.spec.Template, s.save(ctx))
 	if err == nil {
 		s.setOrigin(originTemplate, nil)
 		return vm, nil
 	}
 	s.log.Warn("the template cannot be restored: booting", "error", err)
 	s.setOrigin(originBoot, err)
-	return s.driver.Start(ctx, m, s.save)
+	return s.driver.Start(ctx, m, s.save(ctx))
 }
 
 func (s *supervisor) setOrigin(origin string, err error) {
