@@ -70,6 +70,8 @@ type private struct {
 	Confinement []string `json:"confinement"`
 	// Freezable says that the guest's memory is the file of Machine.Freezable.
 	Freezable bool `json:"freezable,omitempty"`
+	// Program is, with Freezable, QEMU as it was when this one was started.
+	Program program `json:"program,omitzero"`
 }
 
 // Start implements driver.Driver.
@@ -85,6 +87,11 @@ func (q *qemu) start(ctx context.Context, m driver.Machine, l launch) (driver.In
 	}
 	if err := check(m, l.frozen == nil); err != nil {
 		return nil, err
+	}
+	if m.Freezable && l.frozen == nil {
+		if l.program, err = programAt(l.bin); err != nil {
+			return nil, err
+		}
 	}
 	l.seccomp = true
 	inst, err := q.launch(ctx, m, l)
@@ -155,6 +162,7 @@ func check(m driver.Machine, boots bool) error {
 // launch is one try to start QEMU.
 type launch struct {
 	bin     string
+	program program // bin, where the guest can be frozen
 	seccomp bool
 	save    func(driver.Handle) error
 	// frozen is the guest to restore; nil: one boots.
@@ -188,7 +196,7 @@ func (q *qemu) launch(ctx context.Context, m driver.Machine, l launch) (_ *insta
 	}()
 	p := private{
 		Accel: m.Accel, Confinement: layers(m, started.Layers, l.seccomp),
-		Freezable: m.Freezable && l.frozen == nil,
+		Freezable: m.Freezable && l.frozen == nil, Program: l.program,
 	}
 	if missing := confine.Missing(p.Confinement); m.RequireConfinement && len(missing) > 0 {
 		return nil, banger.Errorf(banger.CodeUnavailable, "full confinement is required, and this host gives no %s",
