@@ -39,13 +39,18 @@ const (
 
 // The steps of the making of a template, as fault.Point names them.
 const (
-	stepPrepare = "template.prepare" // the unfinished directory is about to be made
-	stepFrozen  = "template.frozen"  // the guest is frozen in it
-	stepPublish = "template.publish" // it is whole, and about to get its name
+	stepPrepare  = "template.prepare"  // the unfinished directory is about to be made
+	stepPrepared = "template.prepared" // its disks and spec are made
+	stepFrozen   = "template.frozen"   // the guest is frozen in it
+	stepPublish  = "template.publish"  // it is whole, and about to get its name
+	// PointPublished: it has its name, and others may have to go for it.
+	PointPublished = "template.published"
 )
 
-// TemplateFaultPoints are the steps in the order they are passed.
-func TemplateFaultPoints() []string { return []string{stepPrepare, stepFrozen, stepPublish} }
+// TemplateFaultPoints are the steps up to the name, in the order they are passed.
+func TemplateFaultPoints() []string {
+	return []string{stepPrepare, stepPrepared, stepFrozen, stepPublish}
+}
 
 // makeUnasked makes a template beside everything else, at the lowest priority,
 // unless something speaks against it now: the next run asks again.
@@ -70,7 +75,7 @@ func (t *templates) makeUnasked(r *recipe) {
 
 // against says what speaks against making a template that nobody waits for.
 func (t *templates) against(r *recipe) string {
-	if _, ok := t.store.Find(r.key); ok {
+	if t.usable(r.key) {
 		return "it is there"
 	}
 	t.mu.Lock()
@@ -100,7 +105,7 @@ func (t *templates) checkSpace(r *recipe) error {
 
 // ensure makes the template of r, unless it is there, and waits for it.
 func (t *templates) ensure(ctx context.Context, r *recipe, to *reporter) error {
-	if _, ok := t.store.Find(r.key); ok {
+	if t.usable(r.key) {
 		return nil
 	}
 	wait := func() error {
@@ -115,7 +120,7 @@ func (t *templates) ensure(ctx context.Context, r *recipe, to *reporter) error {
 		return err
 	}
 	defer func() { t.turn <- struct{}{} }()
-	if _, ok := t.store.Find(r.key); ok {
+	if t.usable(r.key) {
 		return nil
 	}
 	if err := t.checkSpace(r); err != nil {
@@ -157,7 +162,7 @@ func (t *templates) make(ctx context.Context, r *recipe, nice int) (err error) {
 	if err := t.runMaker(ctx, dir, nice); err != nil {
 		return err
 	}
-	if err := t.publish(r, dir); err != nil {
+	if err := t.publish(ctx, r, dir); err != nil {
 		return err
 	}
 	t.log.Info("a template is made", "template", r.key, "image", r.Image, "took", time.Since(began).Round(time.Millisecond))
@@ -213,11 +218,14 @@ func (t *templates) prepare(ctx context.Context, r *recipe, dir layout.Instance)
 	if err != nil {
 		return err
 	}
-	return writeSpec(dir, spec)
+	if err := writeSpec(dir, spec); err != nil {
+		return err
+	}
+	return fault.Point(stepPrepared)
 }
 
 // publish makes what was frozen a template, if it fits, and others go for it.
-func (t *templates) publish(r *recipe, dir layout.Instance) error {
+func (t *templates) publish(ctx context.Context, r *recipe, dir layout.Instance) error {
 	if err := fault.Point(stepFrozen); err != nil {
 		return err
 	}
@@ -234,7 +242,7 @@ func (t *templates) publish(r *recipe, dir layout.Instance) error {
 			banger.FormatSize(size), banger.FormatSize(limit)).WithHint("template_cache_size = \"8G\" in %s", t.d.opts.Home.ConfigFile())
 	}
 	r.Created = time.Now().UTC()
-	if err := t.store.Seal(r.Manifest); err != nil {
+	if err := t.store.Seal(ctx, r.Manifest); err != nil {
 		return err
 	}
 	if err := fault.Point(stepPublish); err != nil {
@@ -243,6 +251,17 @@ func (t *templates) publish(r *recipe, dir layout.Instance) error {
 	if err := t.store.Publish(r.key); err != nil {
 		return err
 	}
+	t.evict(limit, r)
+	return nil
+}
+
+// evict has older templates go for that of r. One too many is no reason to do
+// without it.
+func (t *templates) evict(limit int64, r *recipe) {
+	if err := fault.Point(PointPublished); err != nil {
+		t.log.Error("templates take more than they may", "error", err)
+		return
+	}
 	removed, err := t.store.Evict(limit, r.key)
 	for _, old := range removed {
 		t.log.Info("a template is removed: the space is needed", "template", old.Key, "image", old.Image)
@@ -250,7 +269,6 @@ func (t *templates) publish(r *recipe, dir layout.Instance) error {
 	if err != nil {
 		t.log.Error("templates take more than they may", "error", err)
 	}
-	return nil
 }
 
 // limit is what all templates may take, in bytes.

@@ -175,7 +175,11 @@ func awaitSystem(ctx context.Context, client agentv1.AgentClient) error {
 func (s *supervisor) launch(ctx context.Context, save func(driver.Handle) error) (driver.Instance, error) {
 	m := machine(s.spec, s.dir)
 	if s.spec.Template == "" {
-		s.setOrigin(originBoot, nil)
+		var unused error
+		if s.spec.TemplateError != "" {
+			unused = errors.New(s.spec.TemplateError)
+		}
+		s.setOrigin(originBoot, unused)
 		return s.driver.Start(ctx, m, save)
 	}
 	restorer, ok := s.driver.(driver.Restorer)

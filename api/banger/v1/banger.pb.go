@@ -1913,7 +1913,10 @@ type Template struct {
 	CreatedUnixMs int64 `protobuf:"varint,11,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
 	UsedUnixMs    int64 `protobuf:"varint,12,opt,name=used_unix_ms,json=usedUnixMs,proto3" json:"used_unix_ms,omitempty"`
 	// False if its image, kernel or VMM has changed since: no VM starts from it.
-	Current       bool `protobuf:"varint,13,opt,name=current,proto3" json:"current,omitempty"`
+	Current bool `protobuf:"varint,13,opt,name=current,proto3" json:"current,omitempty"`
+	// What is damaged in it: no VM starts from it, and the next that would has it
+	// made anew. Empty: nothing is known to be.
+	Damaged       string `protobuf:"bytes,15,opt,name=damaged,proto3" json:"damaged,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2037,6 +2040,13 @@ func (x *Template) GetCurrent() bool {
 		return x.Current
 	}
 	return false
+}
+
+func (x *Template) GetDamaged() string {
+	if x != nil {
+		return x.Damaged
+	}
+	return ""
 }
 
 type WarmImageRequest struct {
@@ -2199,7 +2209,9 @@ func (*WarmImageResponse_Progress) isWarmImageResponse_Event() {}
 func (*WarmImageResponse_Template) isWarmImageResponse_Event() {}
 
 type ListTemplatesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Read every template whole and look whether it is what was written.
+	Verify        bool `protobuf:"varint,1,opt,name=verify,proto3" json:"verify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2232,6 +2244,13 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
 	return file_banger_v1_banger_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListTemplatesRequest) GetVerify() bool {
+	if x != nil {
+		return x.Verify
+	}
+	return false
 }
 
 type ListTemplatesResponse struct {
@@ -2279,8 +2298,10 @@ func (x *ListTemplatesResponse) GetTemplates() []*Template {
 }
 
 type PruneTemplatesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	All           bool                   `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	All   bool                   `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	// Remove those, too, in which reading all of it finds damage.
+	Verify        bool `protobuf:"varint,2,opt,name=verify,proto3" json:"verify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2318,6 +2339,13 @@ func (*PruneTemplatesRequest) Descriptor() ([]byte, []int) {
 func (x *PruneTemplatesRequest) GetAll() bool {
 	if x != nil {
 		return x.All
+	}
+	return false
+}
+
+func (x *PruneTemplatesRequest) GetVerify() bool {
+	if x != nil {
+		return x.Verify
 	}
 	return false
 }
@@ -2594,7 +2622,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x12ListKernelsRequest\x12\x1c\n" +
 	"\tavailable\x18\x01 \x01(\bR\tavailable\"B\n" +
 	"\x13ListKernelsResponse\x12+\n" +
-	"\akernels\x18\x01 \x03(\v2\x11.banger.v1.KernelR\akernels\"\xf2\x02\n" +
+	"\akernels\x18\x01 \x03(\v2\x11.banger.v1.KernelR\akernels\"\x8c\x03\n" +
 	"\bTemplate\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x16\n" +
@@ -2613,7 +2641,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x0fcreated_unix_ms\x18\v \x01(\x03R\rcreatedUnixMs\x12 \n" +
 	"\fused_unix_ms\x18\f \x01(\x03R\n" +
 	"usedUnixMs\x12\x18\n" +
-	"\acurrent\x18\r \x01(\bR\acurrent\"\x9f\x01\n" +
+	"\acurrent\x18\r \x01(\bR\acurrent\x12\x18\n" +
+	"\adamaged\x18\x0f \x01(\tR\adamaged\"\x9f\x01\n" +
 	"\x10WarmImageRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x12\n" +
 	"\x04vcpu\x18\x02 \x01(\x05R\x04vcpu\x12\x1d\n" +
@@ -2625,12 +2654,14 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x11WarmImageResponse\x121\n" +
 	"\bprogress\x18\x01 \x01(\v2\x13.banger.v1.ProgressH\x00R\bprogress\x121\n" +
 	"\btemplate\x18\x02 \x01(\v2\x13.banger.v1.TemplateH\x00R\btemplateB\a\n" +
-	"\x05event\"\x16\n" +
-	"\x14ListTemplatesRequest\"J\n" +
+	"\x05event\".\n" +
+	"\x14ListTemplatesRequest\x12\x16\n" +
+	"\x06verify\x18\x01 \x01(\bR\x06verify\"J\n" +
 	"\x15ListTemplatesResponse\x121\n" +
-	"\ttemplates\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\ttemplates\")\n" +
+	"\ttemplates\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\ttemplates\"A\n" +
 	"\x15PruneTemplatesRequest\x12\x10\n" +
-	"\x03all\x18\x01 \x01(\bR\x03all\"G\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\x12\x16\n" +
+	"\x06verify\x18\x02 \x01(\bR\x06verify\"G\n" +
 	"\x16PruneTemplatesResponse\x12-\n" +
 	"\aremoved\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\aremoved\"\x86\x01\n" +
 	"\vErrorDetail\x12\x12\n" +

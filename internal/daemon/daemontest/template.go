@@ -134,7 +134,7 @@ func freeze(dir layout.Instance) error {
 // restore looks whether the template of a spec could be restored.
 func (s *supervisor) restore() (origin, problem string) {
 	if s.spec.Template == "" {
-		return "boot", ""
+		return "boot", s.spec.TemplateError
 	}
 	if s.behaves(Unforkable) {
 		return "boot", "this VM cannot be restored"
