@@ -283,13 +283,15 @@ func (t *templates) limit() (int64, error) {
 // runMaker runs banger-vm template to its end. It gives up when ctx ends, and
 // when the daemon dies.
 func (t *templates) runMaker(ctx context.Context, dir layout.Instance, nice int) error {
-	log, err := os.OpenFile(dir.SupervisorLog(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	// In no file: that its disk is full is one of the things it has to say. And
+	// no pipe, which would end with this daemon, and the maker with that.
+	words, err := anonymousFile("maker")
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer words.Close()
 	cmd := exec.CommandContext(ctx, t.d.opts.Supervisor, "template", dir.Dir())
-	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", words, words
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = makerGrace
@@ -312,7 +314,7 @@ func (t *templates) runMaker(ctx context.Context, dir layout.Instance, nice int)
 	case err == nil:
 		return nil
 	}
-	said := makerSaid(dir)
+	said := makerSaid(words)
 	t.log.Warn("the maker of a template failed", "ended", err, "said", said)
 	if first, _, _ := strings.Cut(said, "\n"); first != "" {
 		return errors.New(first)
@@ -320,17 +322,26 @@ func (t *templates) runMaker(ctx context.Context, dir layout.Instance, nice int)
 	return err
 }
 
+// anonymousFile is a file in memory. What is written goes to its end.
+func anonymousFile(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, unix.O_APPEND); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
 // makerSaid is what a maker said of its failure.
-func makerSaid(dir layout.Instance) string {
-	f, err := os.Open(dir.SupervisorLog())
+func makerSaid(words *os.File) string {
+	info, err := words.Stat()
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
-	if info, err := f.Stat(); err == nil && info.Size() > makerWords {
-		f.Seek(-makerWords, io.SeekEnd)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, makerWords))
+	data, err := io.ReadAll(io.NewSectionReader(words, max(0, info.Size()-makerWords), makerWords))
 	if err != nil {
 		return ""
 	}

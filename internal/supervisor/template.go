@@ -66,7 +66,15 @@ func (s *supervisor) makeTemplate(ctx context.Context) error {
 	}
 	m := machine(s.spec, s.dir)
 	m.Freezable = true
-	save := func(h driver.Handle) error { return saveHandle(s.dir, h) }
+	save := func(h driver.Handle) error {
+		if err := fault.Point("template.launched", h.PID); err != nil {
+			return err
+		}
+		if err := saveHandle(s.dir, h); err != nil {
+			return err
+		}
+		return fault.Point("template.saved", h.PID)
+	}
 	vm, err := s.driver.Start(ctx, m, save)
 	if err != nil {
 		return err
@@ -95,6 +103,9 @@ func (s *supervisor) bootAndFreeze(ctx context.Context) error {
 	}()
 	defer func() { console.Close(); <-read }()
 	if err := s.letRun(ctx); err != nil {
+		return err
+	}
+	if err := fault.Point("template.running", s.vm.Info().PID); err != nil {
 		return err
 	}
 	if err := s.warmGuest(ctx); err != nil {

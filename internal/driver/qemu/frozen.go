@@ -14,6 +14,7 @@ import (
 
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/driver"
+	"github.com/banger-dev/banger/internal/fault"
 	"github.com/banger-dev/banger/internal/layout"
 )
 
@@ -166,6 +167,9 @@ func writeFrozen(dir layout.Instance, m driver.Machine, by program, state []byte
 		return err
 	}
 	if err := os.Rename(memory, dir.Memory()); err != nil {
+		return err
+	}
+	if err := fault.Point("template.memory"); err != nil {
 		return err
 	}
 	if err := os.Rename(devices, dir.DeviceState()); err != nil {

@@ -1,8 +1,12 @@
 package qemu
 
 import (
+	"errors"
+	"os"
 	"os/exec"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/banger-dev/banger/internal/driver/vmmproc"
 	"github.com/banger-dev/banger/internal/layout"
@@ -57,5 +61,18 @@ func TestFullHost(t *testing.T) {
 	i.event("BLOCK_IO_ERROR", full)
 	if i.proc.Killed() {
 		t.Error("a VM that somebody uses was ended")
+	}
+}
+
+// The devices' state that does not fit leaves no file by its name.
+func TestFullHostInFreeze(t *testing.T) {
+	m := freezable(t)
+	dir := layout.Instance(m.Dir)
+	must(t, os.Symlink("/dev/full", layout.Temp(dir.DeviceState())))
+	if err := writeFrozen(dir, m, programOf(t, m), []byte("state")); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("%v, want ENOSPC", err)
+	}
+	if _, err := os.Lstat(dir.DeviceState()); err == nil {
+		t.Error("a file is there")
 	}
 }
