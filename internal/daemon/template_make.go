@@ -162,7 +162,7 @@ func (t *templates) make(ctx context.Context, r *recipe, nice int) (err error) {
 	if err := t.runMaker(ctx, dir, nice); err != nil {
 		return err
 	}
-	if err := t.publish(ctx, r, dir); err != nil {
+	if err := t.publish(ctx, r, dir, nice); err != nil {
 		return err
 	}
 	t.log.Info("a template is made", "template", r.key, "image", r.Image, "took", time.Since(began).Round(time.Millisecond))
@@ -225,7 +225,7 @@ func (t *templates) prepare(ctx context.Context, r *recipe, dir layout.Instance)
 }
 
 // publish makes what was frozen a template, if it fits, and others go for it.
-func (t *templates) publish(ctx context.Context, r *recipe, dir layout.Instance) error {
+func (t *templates) publish(ctx context.Context, r *recipe, dir layout.Instance, nice int) error {
 	if err := fault.Point(stepFrozen); err != nil {
 		return err
 	}
@@ -242,7 +242,8 @@ func (t *templates) publish(ctx context.Context, r *recipe, dir layout.Instance)
 			banger.FormatSize(size), banger.FormatSize(limit)).WithHint("template_cache_size = \"8G\" in %s", t.d.opts.Home.ConfigFile())
 	}
 	r.Created = time.Now().UTC()
-	if err := t.store.Seal(ctx, r.Manifest); err != nil {
+	// All of it is read and written: some 100 ms.
+	if err := atPriority(nice, func() error { return t.store.Seal(ctx, r.Manifest) }); err != nil {
 		return err
 	}
 	if err := fault.Point(stepPublish); err != nil {
@@ -295,19 +296,7 @@ func (t *templates) runMaker(ctx context.Context, dir layout.Instance, nice int)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = makerGrace
-	ended := make(chan error, 1)
-	go func() {
-		// The death signal comes when the thread that forked ends, and a
-		// priority that was given up cannot be had back: the thread is this
-		// child's alone, and ends with it.
-		runtime.LockOSThread()
-		if err := unix.Setpriority(unix.PRIO_PROCESS, 0, nice); nice > 0 && err != nil {
-			ended <- err
-			return
-		}
-		ended <- cmd.Run()
-	}()
-	err = <-ended
+	err = atPriority(nice, cmd.Run)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -316,10 +305,34 @@ func (t *templates) runMaker(ctx context.Context, dir layout.Instance, nice int)
 	}
 	said := makerSaid(words)
 	t.log.Warn("the maker of a template failed", "ended", err, "said", said)
-	if first, _, _ := strings.Cut(said, "\n"); first != "" {
+	if first := firstCause(said); first != "" {
 		return errors.New(first)
 	}
 	return err
+}
+
+// atPriority runs f, and what it starts, on a thread of its own: a priority that
+// was given up cannot be had back, and the death signal of a child comes when the
+// thread that forked it ends. The thread ends with f.
+func atPriority(nice int, f func() error) error {
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Setpriority(unix.PRIO_PROCESS, 0, nice); nice > 0 && err != nil {
+			ended <- err
+			return
+		}
+		ended <- f()
+	}()
+	return <-ended
+}
+
+// firstCause is the first line of what a maker said, without its advice: that is
+// about a directory which is about to be removed.
+func firstCause(said string) string {
+	line, _, _ := strings.Cut(said, "\n")
+	cause, _, _ := strings.Cut(line, "; try: ")
+	return cause
 }
 
 // anonymousFile is a file in memory. What is written goes to its end.

@@ -83,7 +83,7 @@ func MakeTemplate(path string) error {
 		fault.Point(PointMaking))
 	switch how {
 	case MakerFails:
-		err = errors.New("the guest cannot be warmed\nits last words")
+		err = errors.New("the guest cannot be warmed; try: less /its/log\nits last words")
 	case MakerHangs:
 		<-told
 		err = errors.New("told to give up")
