@@ -60,7 +60,7 @@ func (d *Daemon) warm(ctx context.Context, req *bangerv1.WarmImageRequest, r *re
 		return nil, err
 	}
 	made, ok := d.templates.store.Find(want.key)
-	if !ok || made.Damaged != "" {
+	if !ok {
 		return nil, banger.Errorf(banger.CodeFailed, "the template of image %q was removed or damaged as soon as it was made", rec.Image).
 			WithHint("banger image warm %s", rec.Image)
 	}

@@ -75,7 +75,7 @@ func (t *templates) makeUnasked(r *recipe) {
 
 // against says what speaks against making a template that nobody waits for.
 func (t *templates) against(r *recipe) string {
-	if t.usable(r.key) {
+	if _, ok := t.store.Find(r.key); ok {
 		return "it is there"
 	}
 	t.mu.Lock()
@@ -105,7 +105,7 @@ func (t *templates) checkSpace(r *recipe) error {
 
 // ensure makes the template of r, unless it is there, and waits for it.
 func (t *templates) ensure(ctx context.Context, r *recipe, to *reporter) error {
-	if t.usable(r.key) {
+	if _, ok := t.store.Find(r.key); ok {
 		return nil
 	}
 	wait := func() error {
@@ -120,7 +120,7 @@ func (t *templates) ensure(ctx context.Context, r *recipe, to *reporter) error {
 		return err
 	}
 	defer func() { t.turn <- struct{}{} }()
-	if t.usable(r.key) {
+	if _, ok := t.store.Find(r.key); ok {
 		return nil
 	}
 	if err := t.checkSpace(r); err != nil {
@@ -308,7 +308,7 @@ func (t *templates) runMaker(ctx context.Context, dir layout.Instance, nice int)
 	if first := firstCause(said); first != "" {
 		return errors.New(first)
 	}
-	return err
+	return fmt.Errorf("its maker ended: %w", err)
 }
 
 // atPriority runs f, and what it starts, on a thread of its own: a priority that

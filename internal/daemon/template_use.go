@@ -136,12 +136,6 @@ func (t *templates) first(ctx context.Context, rec store.VM, image Image, kernel
 	return &firstRun{recipe: r}
 }
 
-// usable reports whether VMs can be started from the template called key.
-func (t *templates) usable(key string) bool {
-	found, ok := t.store.Find(key)
-	return ok && found.Damaged == ""
-}
-
 // fork makes the disks in dir copies of the template's, if there is one, and
 // notes it in f. It reports whether the disks are there: no template, a damaged
 // one, and one that vanishes meanwhile, leave none.
@@ -149,7 +143,7 @@ func (t *templates) fork(ctx context.Context, f *firstRun, dir layout.Instance) 
 	if f == nil {
 		return false
 	}
-	found, ok := t.store.Find(f.recipe.key)
+	found, ok := t.store.Look(f.recipe.key)
 	if !ok {
 		return false
 	}
@@ -226,7 +220,7 @@ func (t *templates) failed(m *machine, f *firstRun) {
 // discard removes the template, made at some time, that VMs cannot be started
 // from.
 func (t *templates) discard(key string, made time.Time, reason string) {
-	if now, ok := t.store.Find(key); !ok || !now.Created.Equal(made) {
+	if now, ok := t.store.Look(key); !ok || !now.Created.Equal(made) {
 		return // removed meanwhile: that was the reason
 	}
 	t.count(t.strikes, key)

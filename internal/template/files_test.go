@@ -41,9 +41,12 @@ func TestChangesAreSeen(t *testing.T) {
 		s := New(layout.Home{State: t.TempDir()})
 		one := add(t, s, 1, 3000)
 		change(t, s, one, add(t, s, 2, 6000))
-		found, ok := s.Find(one.Key)
+		found, ok := s.Look(one.Key)
 		if !ok || found.Damaged != want {
 			t.Errorf("want %q, got %q, %v", want, found.Damaged, ok)
+		}
+		if _, ok := s.Find(one.Key); ok {
+			t.Errorf("%s: VMs are started from it", want)
 		}
 		if said, err := Verify(t.Context(), found); err != nil || said != want {
 			t.Errorf("want %q, got %q, %v", want, said, err)
@@ -78,7 +81,7 @@ func TestVerifyReadsAll(t *testing.T) {
 	}
 	for _, path := range []string{made.Dir.Overlay(), made.Dir.Work(), made.Dir.Memory()} {
 		write(t, path, "y", 0) // an x with another bit
-		found, _ := s.Find(made.Key)
+		found, _ := s.Look(made.Key)
 		if found.Damaged != "" {
 			t.Errorf("%s: %s", path, found.Damaged)
 		}
@@ -131,7 +134,7 @@ func FuzzManifest(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		must(t, os.WriteFile(dir.TemplateManifest(), data, 0o600))
-		found, ok := New(home).Find(key)
+		found, ok := New(home).Look(key)
 		if !ok || found.Damaged == "" {
 			t.Errorf("%+v, %v of %q", found, ok, data)
 		}

@@ -48,7 +48,7 @@ func (s *Store) List() ([]Template, error) {
 	}
 	var all []Template
 	for _, entry := range entries {
-		if t, ok := s.Find(entry.Name()); ok {
+		if t, ok := s.Look(entry.Name()); ok {
 			all = append(all, t)
 		}
 	}
@@ -61,9 +61,15 @@ func (s *Store) List() ([]Template, error) {
 	return all, nil
 }
 
-// Find returns the template called key, if one is there: it may be damaged. It
-// takes as long whatever else there is.
+// Find returns the template called key, if VMs can be started from it. It takes as
+// long whatever else there is.
 func (s *Store) Find(key string) (Template, bool) {
+	t, ok := s.Look(key)
+	return t, ok && t.Damaged == ""
+}
+
+// Look returns the template called key, if one is there: it may be damaged.
+func (s *Store) Look(key string) (Template, bool) {
 	if !isKey(key) {
 		return Template{}, false
 	}
