@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/driver/vmmproc"
 	"github.com/banger-dev/banger/internal/layout"
 )
@@ -43,8 +44,13 @@ func TestFullHost(t *testing.T) {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}
+	i := instanceOf(t, true, "kill -BUS $$")
+	must(t, i.proc.Wait(t.Context()))
+	if err := giveUp(errEnded, i.proc, i.private, nil); banger.CodeOf(err) != banger.CodeUnavailable {
+		t.Errorf("at its start: %v", err)
+	}
 	full := []byte(`{"device":"","nospace":true,"operation":"write","action":"stop"}`)
-	i := instanceOf(t, true, "exec sleep 60")
+	i = instanceOf(t, true, "exec sleep 60")
 	i.event("BLOCK_IO_ERROR", []byte(`{"nospace":false}`))
 	i.event("BLOCK_IO_ERROR", []byte(`[`))
 	select {

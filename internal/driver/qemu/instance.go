@@ -21,6 +21,10 @@ import (
 	"github.com/banger-dev/banger/internal/unixsock"
 )
 
+// fullForMemory is why a QEMU died of SIGBUS whose memory is in a file: the file
+// system has no block for a page that it wrote.
+const fullForMemory = "no space is left on the host for its memory"
+
 // QEMU prints next to nothing, unless its guest finds a way to make it. Its log
 // is looked at every logCheck, and emptied when it is over maxLog bytes.
 const (
@@ -203,8 +207,7 @@ func (i *instance) exit() driver.Exit {
 	case full:
 		return driver.Exit{Reason: "no space is left on the host for its disks"}
 	case i.private.Freezable && i.proc.Signal() == unix.SIGBUS:
-		// What memory in a file gets that the file system has no block for.
-		return driver.Exit{Reason: "no space is left on the host for its memory"}
+		return driver.Exit{Reason: fullForMemory}
 	case shutdown == "guest-shutdown":
 		return driver.Exit{Clean: true, Reason: "guest powered off"}
 	case shutdown == "guest-reset":

@@ -29,6 +29,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/confine"
 	"github.com/banger-dev/banger/internal/driver"
@@ -184,20 +186,16 @@ func (q *qemu) launch(ctx context.Context, m driver.Machine, l launch) (_ *insta
 	if err != nil {
 		return nil, errors.Join(err, started.Abandon())
 	}
-	var inst *instance
-	defer func() {
-		if err == nil {
-			return
-		}
-		err = errors.Join(err, vmmproc.Destroy(proc))
-		if inst != nil {
-			err = errors.Join(err, inst.Release())
-		}
-	}()
 	p := private{
 		Accel: m.Accel, Confinement: layers(m, started.Layers, l.seccomp),
 		Freezable: m.Freezable && l.frozen == nil, Program: l.program,
 	}
+	var inst *instance
+	defer func() {
+		if err != nil {
+			err = giveUp(err, proc, p, inst)
+		}
+	}()
 	if missing := confine.Missing(p.Confinement); m.RequireConfinement && len(missing) > 0 {
 		return nil, banger.Errorf(banger.CodeUnavailable, "full confinement is required, and this host gives no %s",
 			strings.Join(missing, ", no ")).WithHint("banger doctor, or require_confinement = false in the config")
@@ -220,6 +218,19 @@ func (q *qemu) launch(ctx context.Context, m driver.Machine, l launch) (_ *insta
 		}
 	}
 	return inst, nil
+}
+
+// giveUp ends a QEMU that did not start for the reason err, and returns the reason
+// with what it knows better. inst may be nil.
+func giveUp(err error, proc *vmmproc.Process, p private, inst *instance) error {
+	left := vmmproc.Destroy(proc)
+	if inst != nil {
+		left = errors.Join(left, inst.Release())
+	}
+	if p.Freezable && proc.Signal() == unix.SIGBUS {
+		err = banger.Errorf(banger.CodeUnavailable, "start QEMU: %s", fullForMemory).WithHint("df -h, and free some space")
+	}
+	return errors.Join(err, left)
 }
 
 // layers lists what contains the VMM, strongest first.
