@@ -20,6 +20,8 @@ import (
 const (
 	// templateTime bounds the making of a template, from start to frozen.
 	templateTime = 10 * time.Minute
+	// endedTime is how long a VMM whose connections have ended may take to be gone.
+	endedTime = 2 * time.Second
 	// originBoot and originTemplate are how a guest came to be.
 	originBoot     = "boot"
 	originTemplate = "template"
@@ -109,7 +111,7 @@ func (s *supervisor) bootAndFreeze(ctx context.Context) error {
 		return err
 	}
 	if err := s.warmGuest(ctx); err != nil {
-		return fmt.Errorf("%w; the console's end: %s", err, said)
+		return fmt.Errorf("%w; the console's end: %s", s.orItsEnd(ctx, err), said)
 	}
 	if err := s.vm.Link().Close(); err != nil {
 		return err
@@ -118,6 +120,18 @@ func (s *supervisor) bootAndFreeze(ctx context.Context) error {
 		return err
 	}
 	return freezer.Freeze(ctx, s.dir.Dir())
+}
+
+// orItsEnd is how the VM ended, if it has, else err: of a VMM that dies the
+// connections end a little before it is gone.
+func (s *supervisor) orItsEnd(ctx context.Context, err error) error {
+	ctx, cancel := context.WithTimeout(ctx, endedTime)
+	defer cancel()
+	exit, waitErr := s.vm.Wait(ctx)
+	if waitErr != nil {
+		return err
+	}
+	return fmt.Errorf("the VM ended: %s", exit.Reason)
 }
 
 // warmGuest waits until the guest's system is ready and runs the exercise in it.

@@ -75,7 +75,7 @@ func (h *home) nothingMade(t *testing.T) {
 		return err == nil && len(left) == 0
 	})
 	for _, p := range h.processes() {
-		if strings.Contains(p, dir) {
+		if strings.Contains(p, dir+"/.tmp-") {
 			t.Errorf("left: %s", p)
 		}
 	}
