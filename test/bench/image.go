@@ -18,7 +18,7 @@ import (
 )
 
 // imageSamples is how often an image is built: a build takes minutes.
-const imageSamples = 1
+const imageSamples = 3
 
 // image measures the build of the default image, against mmdebstrap alone with
 // the same recipe. Both have the packages here already.
@@ -35,12 +35,9 @@ func (b *bench) image(ctx context.Context) ([]row, error) {
 		}
 	}
 	alone := func(ctx context.Context) (float64, error) { return buildAlone(ctx, entry, debs) }
-	samples, err := sample(ctx, imageSamples, alone, b.buildImage)
-	if err != nil {
-		return nil, err
-	}
-	return []row{{Name: "image build, packages here", Unit: "s", Limit: &limit{1.1, true}, Samples: samples[1],
-		Yardstick: &yardstick{"mmdebstrap alone", samples[0]}}}, nil
+	r := row{Name: "image build, packages here", Unit: "s"}
+	r, err = r.measured(ctx, imageSamples, b.buildImage, yard{name: "mmdebstrap alone", limit: 1.1, probe: alone})
+	return []row{r}, err
 }
 
 func catalogEntry(name string) (catalog.Image, error) {

@@ -23,6 +23,7 @@ type options struct {
 	out   string
 	only  []string
 	image bool
+	scale bool
 	bin   string
 }
 
@@ -31,10 +32,11 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	var only string
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.IntVar(&o.n, "n", 10, "samples of each job; of quick commands five times as many, of an image build one")
-	flags.StringVar(&o.out, "out", "", "directory for bench.json, with every sample, and bench.md")
+	flags.IntVar(&o.n, "n", 10, "samples of each job; of quick commands five times as many, of slow ones a third")
+	flags.StringVar(&o.out, "out", "", "directory for "+reportName+".json, with every sample, .md and .svg")
 	flags.StringVar(&only, "only", "", "jobs to run, separated by commas: "+strings.Join(names(jobs()), ", "))
 	flags.BoolVar(&o.image, "image", false, "build the default image too, which takes minutes")
+	flags.BoolVar(&o.scale, "scale", false, "measure beside up to 100 VMs and 50 templates too, which takes minutes and memory")
 	flags.StringVar(&o.bin, "bin", "bin", "directory of the binaries")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -59,20 +61,28 @@ func parse(args []string, stderr io.Writer) (options, error) {
 type job struct {
 	name string
 	run  func(*bench, context.Context) ([]row, error)
-	// always is false for what only a flag asks for.
-	always bool
+	// flag, if not nil, tells whether it runs when no job is named.
+	flag func(options) bool
 }
 
 // jobs in the order in which they run: memory and idleness after the traffic.
 func jobs() []job {
+	scale := func(o options) bool { return o.scale }
 	return []job{
-		{"version", (*bench).version, true},
-		{"list", (*bench).list, true},
-		{"create", (*bench).create, true},
-		{"exec", (*bench).exec, true},
-		{"pipes", (*bench).pipes, true},
-		{"idle", (*bench).idle, true},
-		{"image", (*bench).image, false},
+		{"version", (*bench).version, nil},
+		{"list", (*bench).list, nil},
+		{"create", (*bench).create, nil},
+		{"run", (*bench).runs, nil},
+		{"exec", (*bench).exec, nil},
+		{"fork", (*bench).forks, nil},
+		{"freeze", (*bench).freezes, nil},
+		{"memory", (*bench).memory, nil},
+		{"pipes", (*bench).pipes, nil},
+		{"server", (*bench).server, nil},
+		{"compile", (*bench).compile, nil},
+		{"idle", (*bench).idle, nil},
+		{"scale", (*bench).scales, scale},
+		{"image", (*bench).image, func(o options) bool { return o.image }},
 	}
 }
 
@@ -89,7 +99,7 @@ func (o options) wanted(j job) bool {
 	if len(o.only) > 0 {
 		return slices.Contains(o.only, j.name)
 	}
-	return j.always || o.image
+	return j.flag == nil || j.flag(o)
 }
 
 // longest bounds one job: there to end what hangs.
