@@ -21,23 +21,29 @@ const (
 	headHeight    = 84
 )
 
-// chartStyle is readable on light and dark ground; it takes its colours from the
-// reader's preference.
+// chartStyle is for light ground, and for dark where the reader prefers that. It
+// uses no variables, which many programs that draw SVG do not know.
 const chartStyle = `
-svg { --ground: #ffffff; --ink: #1f2328; --faint: #59636e; --ours: #2563c9; --other: #aab4c0; --limit: #c62828; }
-@media (prefers-color-scheme: dark) {
-  svg { --ground: #0d1117; --ink: #e6edf3; --faint: #9198a1; --ours: #6ea8fe; --other: #56606b; --limit: #ff7b72; }
-}
-.ground { fill: var(--ground); }
-text { fill: var(--ink); font: 13px system-ui, sans-serif; }
+.ground { fill: #ffffff; }
+text { fill: #1f2328; font: 13px system-ui, sans-serif; }
 .title { font-size: 20px; font-weight: 600; }
 .job { font-weight: 600; }
-.faint { fill: var(--faint); }
-.ours { fill: var(--ours); }
-.other { fill: var(--other); }
-.spread { stroke: var(--ink); stroke-width: 1.5; }
-.limit { stroke: var(--limit); stroke-width: 2; stroke-dasharray: 4 2; }
-.missed { fill: var(--limit); font-weight: 600; }
+.faint { fill: #59636e; }
+.ours { fill: #2563c9; }
+.other { fill: #aab4c0; }
+.spread { stroke: #1f2328; stroke-width: 1.5; }
+.limit { stroke: #c62828; stroke-width: 2; stroke-dasharray: 4 2; }
+.missed { fill: #c62828; font-weight: 600; }
+@media (prefers-color-scheme: dark) {
+  .ground { fill: #0d1117; }
+  text { fill: #e6edf3; }
+  .faint { fill: #9198a1; }
+  .ours { fill: #6ea8fe; }
+  .other { fill: #56606b; }
+  .spread { stroke: #e6edf3; }
+  .limit { stroke: #ff7b72; }
+  .missed { fill: #ff7b72; }
+}
 `
 
 // chart draws each row on a scale of its own: its median as a bar and p90 as a
