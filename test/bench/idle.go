@@ -20,7 +20,7 @@ func (b *bench) idle(ctx context.Context) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	samples, err := sample(ctx, b.n, b.idleCPU, resident(daemon), resident(b.vm.SupervisorPID))
+	samples, err := sample(ctx, few(b.n), b.idleCPU, resident(daemon), resident(b.vm.SupervisorPID))
 	if err != nil {
 		return nil, err
 	}

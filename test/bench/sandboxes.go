@@ -122,8 +122,9 @@ func (b *bench) newPodman(ctx context.Context) (*podman, error) {
 		return nil, err
 	}
 	p := &podman{
-		// No log of events, no cgroups of systemd: neither is there in a container.
-		argv: []string{"podman", "--root", filepath.Join(store, "root"), "--runroot", filepath.Join(b.home.dir, "podman"),
+		// A store remembers where it runs: in one place, always. No log of events,
+		// no cgroups of systemd: neither is there in a container.
+		argv: []string{"podman", "--root", filepath.Join(store, "root"), "--runroot", filepath.Join(store, "run"),
 			"--cgroup-manager=cgroupfs", "--events-backend=none"},
 		image: "localhost/banger-bench:" + base.ID[:12],
 	}
@@ -160,16 +161,12 @@ func (p *podman) load(ctx context.Context, base, store string) (err error) {
 	if _, err := output(exec.CommandContext(ctx, debugfs, "-R", "rdump / "+root, base)); err != nil {
 		return err
 	}
-	tar := exec.CommandContext(ctx, "tar", "-C", root, "-cf", "-", ".")
-	importing := p.command(ctx, "import", "-", p.image)
-	if importing.Stdin, err = tar.StdoutPipe(); err != nil {
+	archive := filepath.Join(root, ".root.tar")
+	if _, err := output(exec.CommandContext(ctx, "tar", "-C", root, "--exclude=./.root.tar", "-cf", archive, ".")); err != nil {
 		return err
 	}
-	if err := tar.Start(); err != nil {
-		return err
-	}
-	_, err = output(importing)
-	return errors.Join(err, tar.Wait())
+	_, err = output(p.command(ctx, "import", archive, p.image))
+	return err
 }
 
 // findProgram looks for a program, also where a user's PATH often does not.
