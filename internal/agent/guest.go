@@ -11,6 +11,7 @@ import (
 	"time"
 
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
+	"github.com/banger-dev/banger/internal/agent/boot"
 	"github.com/banger-dev/banger/internal/agent/identity"
 	"github.com/banger-dev/banger/internal/agent/process"
 	"github.com/banger-dev/banger/internal/agent/service"
@@ -37,8 +38,8 @@ type guest struct {
 	boot       *agentv1.Boot
 	ssh        *sshd.Server
 
-	// online is closed when the network has been set up, or could not be. Until
-	// then no command is run.
+	// online is closed when the root is complete and the network has been set up,
+	// or could not be. Until then no command is run.
 	online chan struct{}
 	// network is what was set up last; nil when that failed.
 	network atomic.Pointer[agentv1.Network]
@@ -109,6 +110,9 @@ func (g *guest) Started() {
 	network := g.boot.Network
 	g.setup.Go(func() {
 		defer close(g.online)
+		if err := boot.AwaitComplete(g.ctx); err != nil {
+			g.log.Error("commands run as things are", "cause", err)
+		}
 		g.connect(network)
 	})
 	g.rpc.Identified()

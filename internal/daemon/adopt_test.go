@@ -85,7 +85,7 @@ func TestSupervisorCrash(t *testing.T) {
 			if after.State != "running" {
 				t.Fatalf("state %s in between", after.State)
 			}
-			return after.SupervisorPid != 0 && after.SupervisorPid != now.SupervisorPid
+			return after.VmmPid != 0 && after.SupervisorPid != 0 && after.SupervisorPid != now.SupervisorPid
 		})
 	}
 	_, err := h.client.LinkVM(t.Context(), connect.NewRequest(&bangerv1.LinkVMRequest{Ref: "dev", TimeoutMs: 2000}))
@@ -100,7 +100,10 @@ func TestSupervisorCrash(t *testing.T) {
 	h.kill()
 	syscall.Kill(int(pid), syscall.SIGKILL)
 	h.start()
-	h.eventually("it is adopted", func() bool { return h.mustGet("dev").SupervisorPid != 0 })
+	h.eventually("it is adopted", func() bool {
+		after := h.mustGet("dev")
+		return after.SupervisorPid != 0 && after.VmmPid != 0
+	})
 	if after := h.mustGet("dev"); after.VmmPid != vm.VmmPid || after.State != "running" || after.Ready != "system" {
 		t.Errorf("%v", after)
 	}

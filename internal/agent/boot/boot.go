@@ -1,13 +1,14 @@
 // Package boot is the guest's first process: /init of the initramfs.
 //
-// It loads the kernel's modules, puts the root together from the base, overlay
-// and work disks, starts the agent beside it, and waits until the agent has
-// applied the VM's identity. Then it becomes the image's own systemd or, in an
-// image without, stays as PID 1: it reaps orphans and shuts the VM down.
+// It loads the kernel's modules, puts the root together from the base and overlay
+// disks, starts the agent in it, and waits until the agent has applied the VM's
+// identity and answered. What the answer does not need comes then: the network's
+// driver, the work disk, the volumes. Then it becomes the image's own systemd or,
+// in an image without, stays as PID 1: it reaps orphans and shuts the VM down.
 //
-//	/init ─→ modules ─→ disks ─→ root ─→ agent ─→ answer ─→ late modules ─┬→ exec systemd
-//	   └──────────┴────────┴───────┴───────┴────────┐       └→ PID 1 ─→ power off
-//	                       fatal: a line on the console, power off
+//	/init ─→ modules ─→ disks ─→ root ─→ agent ─→ answer ─→ late modules, /root ─┬→ exec systemd
+//	   └──────────┴────────┴───────┴───────┴────────────────┴───────┐            └→ PID 1 ─→ power off
+//	                                       fatal: a line on the console, power off
 package boot
 
 import (
@@ -63,14 +64,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if err := assemble(disks); err != nil {
+	if err := mountRoot(disks); err != nil {
 		return err
 	}
-	if err := switchRoot(newRoot); err != nil {
-		return err
-	}
-	init, kind := findInit("/")
-	agent, err := startAgent(kind)
+	init, kind := findInit(newRoot)
+	agent, err := startAgent(newRoot, kind)
 	if err != nil {
 		return err
 	}
@@ -78,6 +76,15 @@ func run() error {
 		return err
 	}
 	loadLate(late)
+	if err := completeRoot(disks); err != nil {
+		return err
+	}
+	if err := switchRoot(newRoot); err != nil {
+		return err
+	}
+	if err := agent.complete(); err != nil {
+		return err
+	}
 	if kind == Systemd {
 		if err := installFinisher("/", agent.pid); err != nil {
 			fmt.Fprintf(os.Stderr, "banger: disks may need a check after shutdown: %v\n", err)

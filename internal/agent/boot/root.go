@@ -23,9 +23,10 @@ const (
 // engines put overlays of their own there.
 var volumes = []string{"var/lib/docker", "var/lib/containerd", "var/lib/containers"}
 
-// assemble mounts the disks and makes the new root of them.
-func assemble(disks map[string]string) error {
-	if err := mountDisks(disks); err != nil {
+// mountRoot makes the new root of the base and overlay disks, with the kernel's
+// file systems: all that the agent's answer needs.
+func mountRoot(disks map[string]string) error {
+	if err := mountOverlay(disks); err != nil {
 		return err
 	}
 	root, err := os.OpenRoot(newRoot)
@@ -33,10 +34,17 @@ func assemble(disks map[string]string) error {
 		return err
 	}
 	defer root.Close()
-	if err := mountWork(root); err != nil {
+	return mountKernel(root)
+}
+
+// completeRoot mounts the rest: the work disk and the volumes.
+func completeRoot(disks map[string]string) error {
+	root, err := os.OpenRoot(newRoot)
+	if err != nil {
 		return err
 	}
-	if err := mountKernel(root); err != nil {
+	defer root.Close()
+	if err := mountWork(root, disks); err != nil {
 		return err
 	}
 	for _, path := range volumes {
@@ -53,16 +61,22 @@ func assemble(disks map[string]string) error {
 	return nil
 }
 
-// mountDisks mounts the three disks and the overlay.
-func mountDisks(disks map[string]string) error {
-	for _, m := range []mount{
-		{disks[serialBase], baseDir, "ext4", unix.MS_RDONLY, ""},
-		{disks[serialOverlay], overlayDir, "ext4", 0, ""},
-		{disks[serialWork], workDir, "ext4", 0, ""},
-	} {
-		if err := m.do(); err != nil {
-			return fmt.Errorf("cannot mount the %s disk (%s): %w", filepath.Base(m.target), m.source, errors.Unwrap(err))
-		}
+// mountDisk mounts the disk with that serial at dir.
+func mountDisk(disks map[string]string, serial, dir string, flags uintptr) error {
+	m := mount{disks[serial], dir, "ext4", flags, ""}
+	if err := m.do(); err != nil {
+		return fmt.Errorf("cannot mount the %s disk (%s): %w", serial, m.source, errors.Unwrap(err))
+	}
+	return nil
+}
+
+// mountOverlay mounts the base disk and the overlay disk, and one over the other.
+func mountOverlay(disks map[string]string) error {
+	if err := mountDisk(disks, serialBase, baseDir, unix.MS_RDONLY); err != nil {
+		return err
+	}
+	if err := mountDisk(disks, serialOverlay, overlayDir, 0); err != nil {
+		return err
 	}
 	upper, work := filepath.Join(overlayDir, "upper"), filepath.Join(overlayDir, "work")
 	for _, dir := range []string{upper, work} {
@@ -80,8 +94,12 @@ func mountDisks(disks map[string]string) error {
 	return nil
 }
 
-// mountWork fills the work disk if it is new, and mounts its files at /root.
-func mountWork(root *os.Root) error {
+// mountWork mounts the work disk, fills it if it is new, and has its files at
+// /root.
+func mountWork(root *os.Root, disks map[string]string) error {
+	if err := mountDisk(disks, serialWork, workDir, 0); err != nil {
+		return err
+	}
 	dir, target, err := inRoot(root, "root", 0o700)
 	if err != nil {
 		return fmt.Errorf("cannot mount the work disk at /root: %w", err)
@@ -100,9 +118,9 @@ func mountWork(root *os.Root) error {
 // mountKernel gives the new root the kernel's file systems.
 func mountKernel(root *os.Root) error {
 	for _, m := range []mount{
-		{"/dev", "dev", "", unix.MS_MOVE, ""},
+		{"/dev", "dev", "", unix.MS_BIND, ""},
 		{"/proc", "proc", "", unix.MS_BIND, ""},
-		{"/sys", "sys", "", unix.MS_MOVE, ""},
+		{"/sys", "sys", "", unix.MS_BIND, ""},
 		{"devpts", "dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0620,gid=5,ptmxmode=0666"},
 		{"tmpfs", "dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
 		{"tmpfs", "run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755,size=20%"},

@@ -1,33 +1,42 @@
 package boot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // AgentName is argv[0] of the agent. systemd spares processes whose name begins
 // with '@' when it kills what is left at shutdown (systemd.io, ROOT_STORAGE_DAEMONS).
 const AgentName = "@banger-agent"
 
-// IdentifiedFD is where the agent writes one byte when the identity is applied.
-const IdentifiedFD = 3
+// Descriptors that the agent is started with. It writes one byte to IdentifiedFD
+// when the identity is applied, and reads one from CompleteFD when the root is
+// complete.
+const (
+	IdentifiedFD = 3
+	CompleteFD   = 4
+)
 
 // CgroupRoot is where the agent makes a cgroup for each command.
 const CgroupRoot = "/sys/fs/cgroup/banger"
 
 // agentProcess is the agent, seen from PID 1.
 type agentProcess struct {
-	pid        int
-	identified *os.File
+	pid                int
+	identified, rooted *os.File
 }
 
-// startAgent starts this program again as the agent, in a cgroup of its own:
-// systemd leaves alone what it finds there.
-func startAgent(kind string) (*agentProcess, error) {
-	attr := &syscall.SysProcAttr{Setsid: true}
-	if cgroup, err := makeCgroups(CgroupRoot); err != nil {
+// startAgent starts this program again as the agent, with the directory root as
+// its root, in a cgroup of its own: systemd leaves alone what it finds there.
+func startAgent(root, kind string) (*agentProcess, error) {
+	attr := &syscall.SysProcAttr{Setsid: true, Chroot: root}
+	if cgroup, err := makeCgroups(root + CgroupRoot); err != nil {
 		fmt.Fprintf(os.Stderr, "banger: commands run without cgroups: %v\n", err)
 	} else {
 		defer cgroup.Close()
@@ -38,24 +47,28 @@ func startAgent(kind string) (*agentProcess, error) {
 		return nil, err
 	}
 	defer null.Close()
-	r, w, err := os.Pipe()
+	identified, theirIdentified, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	defer w.Close()
+	defer theirIdentified.Close()
+	theirRooted, rooted, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer theirRooted.Close()
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{AgentName, kind}, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"},
-		Files: []uintptr{null.Fd(), 1, 2, w.Fd()},
+		Files: []uintptr{null.Fd(), 1, 2, theirIdentified.Fd(), theirRooted.Fd()},
 		Sys:   attr,
 	})
 	if err != nil {
-		r.Close()
 		return nil, fmt.Errorf("cannot start the agent: %w", err)
 	}
 	// A guest out of memory that loses its agent could not be reached any more.
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("-1000"), 0)
-	return &agentProcess{pid: pid, identified: r}, nil
+	return &agentProcess{pid: pid, identified: identified, rooted: rooted}, nil
 }
 
 // waitIdentified returns when the agent has applied the VM's identity.
@@ -63,6 +76,31 @@ func (a *agentProcess) waitIdentified() error {
 	defer a.identified.Close()
 	if _, err := a.identified.Read(make([]byte, 1)); err != nil {
 		return errors.New("the agent ended before it knew which VM this is")
+	}
+	return nil
+}
+
+// complete tells the agent that all of the root is there.
+func (a *agentProcess) complete() error {
+	defer a.rooted.Close()
+	if _, err := a.rooted.Write([]byte{1}); err != nil {
+		return fmt.Errorf("the agent ended before its root was complete: %w", err)
+	}
+	return nil
+}
+
+// AwaitComplete returns when PID 1 has completed the root, or ctx ends. It is the
+// agent's side of complete, and may be called once.
+func AwaitComplete(ctx context.Context) error {
+	if err := unix.SetNonblock(CompleteFD, true); err != nil {
+		return err
+	}
+	told := os.NewFile(CompleteFD, "complete")
+	defer told.Close()
+	stop := context.AfterFunc(ctx, func() { told.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := told.Read(make([]byte, 1)); err != nil {
+		return fmt.Errorf("the root is not complete: %w", err)
 	}
 	return nil
 }

@@ -14,8 +14,10 @@ func switchRoot(dir string) error {
 		return err
 	}
 	defer old.Close()
-	if err := unix.Unmount("/proc", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("cannot let go of /proc: %w", err)
+	for _, dir := range []string{"/dev", "/sys", "/proc"} {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("cannot let go of %s: %w", dir, err)
+		}
 	}
 	if err := unix.Chdir(dir); err != nil {
 		return fmt.Errorf("cannot enter the new root: %w", err)

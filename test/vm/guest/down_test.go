@@ -103,11 +103,13 @@ func TestProcessesEnd(t *testing.T) {
 func TestFatalErrors(t *testing.T) {
 	for name, c := range map[string]struct {
 		spoil func(*machine)
-		say   string
+		// answers says that it comes to light only after the agent's answer.
+		answers bool
+		say     string
 	}{
 		"overlay disk is no ext4": {
 			func(m *machine) { must(m.t, os.WriteFile(m.file("overlay.ext4"), make([]byte, 1<<20), 0o600)) },
-			"banger: cannot mount the overlay disk (/dev/vdb): invalid argument",
+			false, "banger: cannot mount the overlay disk (/dev/vdb): invalid argument",
 		},
 		"work disk is too small": {
 			func(m *machine) {
@@ -115,13 +117,16 @@ func TestFatalErrors(t *testing.T) {
 				must(m.t, os.WriteFile(m.file("work.ext4"), nil, 0o600))
 				run(m.t, "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", m.file("work.ext4"), "512K")
 			},
-			"banger: cannot fill the work disk from the image's /root: ",
+			true, "banger: cannot fill the work disk from the image's /root: ",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t, bare(t))
 			c.spoil(m)
 			m.start()
+			if c.answers {
+				must(t, m.link.Reset(bounded(t), identity()))
+			}
 			m.gone()
 			if !strings.Contains(m.console(), c.say) {
 				t.Errorf("console:\n%s", m.console())
