@@ -9,11 +9,11 @@ import (
 
 // Measures of the chart, in its own units.
 const (
-	chartWidth = 960
+	chartWidth = 1000
 	margin     = 24
 	// barX is where bars begin, barRoom the longest that one may be, and the rest
 	// is for the figures.
-	barX, barRoom = margin, 560
+	barX, barRoom = margin, 360
 	barHeight     = 12
 	lineHeight    = 17
 	titleHeight   = 20
@@ -75,7 +75,13 @@ func (r *report) svg() []byte {
 	return out.Bytes()
 }
 
+// maxText bounds a line of the chart, in characters; the table has all of it.
+const maxText = 140
+
 func (c *chart) text(x, y float64, class, text string) {
+	if runes := []rune(text); len(runes) > maxText {
+		text = string(runes[:maxText]) + "…"
+	}
 	fmt.Fprintf(&c.body, `<text x="%g" y="%g" class="%s">`, x, y, class)
 	xml.EscapeText(&c.body, []byte(text))
 	c.body.WriteString("</text>\n")

@@ -24,6 +24,6 @@ func (b *bench) exec(ctx context.Context) ([]row, error) {
 // command measures a whole command. The first run is not counted: the cost of
 // what is translated and read once belongs to the VM's start.
 func (b *bench) command(ctx context.Context, name string, most float64, args ...string) ([]row, error) {
-	r, err := row{Name: name, Unit: "ms", Limit: most}.measured(ctx, quick*b.n, b.home.timed(args...))
-	return []row{r}, err
+	r := row{Name: name, Unit: "ms", Limit: most}
+	return only(r.measured(ctx, quick*b.n, b.home.timed(args...)))
 }

@@ -38,8 +38,7 @@ func (b *bench) server(ctx context.Context) ([]row, error) {
 	}
 	host := yard{name: "the host itself", probe: program("python3", "-c", serverScript)}
 	r := row{Name: "first HTTP answer of a server in Python, vm run --rm", Unit: "ms"}
-	r, err = r.measured(ctx, b.n, b.home.timed("vm", "run", "--rm", "--", "python3", "-c", serverScript), container, host)
-	return []row{r}, err
+	return only(r.measured(ctx, b.n, b.home.timed("vm", "run", "--rm", "--", "python3", "-c", serverScript), container, host))
 }
 
 // sources is how many files are compiled.
@@ -72,8 +71,7 @@ func (b *bench) compile(ctx context.Context) ([]row, error) {
 	}
 	guest := b.home.timed(append([]string{"vm", "exec", b.vm.Name, "--"}, command("/root/compile")...)...)
 	r := row{Name: fmt.Sprintf("compile of a %d-file Go program in a running VM", sources), Unit: "ms"}
-	r, err = r.measured(ctx, few(b.n), guest, yard{name: "the host itself", probe: program(command(dir)...)})
-	return []row{r}, err
+	return only(r.measured(ctx, few(b.n), guest, yard{name: "the host itself", probe: program(command(dir)...)}))
 }
 
 // writeProgram makes the program. It imports nothing: only the compiler is

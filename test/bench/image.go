@@ -39,8 +39,7 @@ func (b *bench) image(ctx context.Context) ([]row, error) {
 	}
 	alone := func(ctx context.Context) (float64, error) { return buildAlone(ctx, entry, debs) }
 	r := row{Name: "image build, packages here", Unit: "s"}
-	r, err = r.measured(ctx, few(b.n), settled(b.buildImage), yard{name: "mmdebstrap alone", limit: 1.1, probe: settled(alone)})
-	return []row{r}, err
+	return only(r.measured(ctx, few(b.n), settled(b.buildImage), yard{name: "mmdebstrap alone", limit: 1.1, probe: settled(alone)}))
 }
 
 // settled samples when all that was written before is on the disk.

@@ -57,7 +57,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	return o, err
 }
 
-// job measures one thing, or several at once.
+// job measures one thing, or several at once. With an error it returns what it
+// has measured before.
 type job struct {
 	name string
 	run  func(*bench, context.Context) ([]row, error)
@@ -110,8 +111,10 @@ type bench struct {
 	options
 	home *home
 	// vm is a VM that runs all the time.
-	vm     vm
-	stderr io.Writer
+	vm vm
+	// mostSpares is how many spares the daemon keeps if it is let: 0 if none.
+	mostSpares int
+	stderr     io.Writer
 }
 
 func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.stderr, format+"\n", args...) }
@@ -134,21 +137,41 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
+// prepare makes the VM that runs all the time.
+func (b *bench) prepare(ctx context.Context) (err error) {
+	b.say("making a VM (the first one ever builds its image, which takes minutes)")
+	if b.vm, err = b.home.create(ctx, "bench"); err != nil {
+		return err
+	}
+	if b.mostSpares, err = b.spares(ctx); err != nil || b.mostSpares == 0 {
+		return err
+	}
+	return b.keepSpares(false)
+}
+
 // measure runs the jobs and reports what they measured, also when some failed.
 func measure(ctx context.Context, b *bench, stdout io.Writer) (err error) {
 	if b.home, err = newHome(b.bin); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.home.close(ctx)) }()
-	b.say("making a VM (the first one ever builds its image, which takes minutes)")
-	if b.vm, err = b.home.create(ctx, "bench"); err != nil {
+	if err := b.prepare(ctx); err != nil {
 		return err
 	}
 	r, err := describe(ctx, b)
 	if err != nil {
 		return err
 	}
-	var failed []error
+	failed := b.measureAll(ctx, r)
+	failed = append(failed, ctx.Err(), r.print(stdout))
+	if b.out != "" {
+		failed = append(failed, r.save(b.out))
+	}
+	return errors.Join(failed...)
+}
+
+// measureAll runs the jobs that are wanted, one after the other, into r.
+func (b *bench) measureAll(ctx context.Context, r *report) (failed []error) {
 	for _, j := range jobs() {
 		if !b.wanted(j) || ctx.Err() != nil {
 			continue
@@ -158,16 +181,12 @@ func measure(ctx context.Context, b *bench, stdout io.Writer) (err error) {
 		bounded, cancel := context.WithTimeout(ctx, longest)
 		rows, err := j.run(b, bounded)
 		cancel()
+		r.Rows = append(r.Rows, rows...)
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", j.name, err))
 			continue
 		}
 		b.say("%s: %.1f s", j.name, time.Since(start).Seconds())
-		r.Rows = append(r.Rows, rows...)
 	}
-	failed = append(failed, ctx.Err(), r.print(stdout))
-	if b.out != "" {
-		failed = append(failed, r.save(b.out))
-	}
-	return errors.Join(failed...)
+	return failed
 }

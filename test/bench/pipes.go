@@ -43,8 +43,10 @@ func (b *bench) pipes(ctx context.Context) (_ []row, err error) {
 	if out, err = out.measured(ctx, b.n, b.execOut, yard{name: "raw port", limit: 0.7, probe: raw.out}); err != nil {
 		return nil, err
 	}
-	in, err = in.measured(ctx, b.n, b.execIn, yard{name: "raw port", limit: 0.7, probe: raw.in})
-	return []row{out, in}, err
+	if in, err = in.measured(ctx, b.n, b.execIn, yard{name: "raw port", limit: 0.7, probe: raw.in}); err != nil {
+		return []row{out}, err
+	}
+	return []row{out, in}, nil
 }
 
 // rawMachine boots rawGuest, which finds the image of the VMs of this run on the

@@ -170,6 +170,14 @@ func (r row) measured(ctx context.Context, n int, ours probe, yards ...yard) (ro
 	return r, nil
 }
 
+// only is the one row of a job, if it was measured.
+func only(r row, err error) ([]row, error) {
+	if err != nil {
+		return nil, err
+	}
+	return []row{r}, nil
+}
+
 // maxReason bounds a reason in the report, in bytes.
 const maxReason = 200
 

@@ -6,8 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"time"
+
+	"github.com/banger-dev/banger/internal/atomicfile"
 )
 
 // Origins of a VM, as banger says them.
@@ -29,7 +32,7 @@ const (
 
 // runs measures `vm run --rm -- true`, the whole command, against what else runs
 // true in a sandbox.
-func (b *bench) runs(ctx context.Context) ([]row, error) {
+func (b *bench) runs(ctx context.Context) (_ []row, err error) {
 	if err := b.home.run(ctx, "image", "warm"); err != nil {
 		return nil, err
 	}
@@ -37,24 +40,30 @@ func (b *bench) runs(ctx context.Context) ([]row, error) {
 	podman, runsc, bwrap := yards[0], yards[1], yards[2]
 	podman.limit = 0.9
 	cold := row{Name: "vm run --rm -- true, from a template without a spare", Unit: "ms"}
-	cold, err := cold.measured(ctx, b.n, b.runFrom(fromTemplate), podman, runsc, bwrap)
+	cold, err = cold.measured(ctx, b.n, b.runFrom(fromTemplate), podman, runsc, bwrap)
 	if err != nil {
 		return nil, err
 	}
 	warm := row{Name: "vm run --rm -- true, warm spare", Unit: "ms", Limit: 60}
 	loop := row{Name: fmt.Sprintf("vm run --rm -- true, mean of a tight loop of %d", loopRuns), Unit: "ms"}
-	if most, err := b.spares(ctx); err != nil || most == 0 {
+	if b.mostSpares == 0 {
 		warm.Absent = "this build or host keeps no spares"
 		loop.Absent = warm.Absent
-		return []row{warm, loop, cold}, err
+		return []row{warm, loop, cold}, nil
 	}
+	if err := b.keepSpares(true); err != nil {
+		return []row{cold}, err
+	}
+	defer func() { err = errors.Join(err, b.keepSpares(false)) }()
 	podman.limit, runsc.limit = 0.15, 0.25
 	if warm, err = warm.measured(ctx, b.n, b.runSpare, podman, runsc, bwrap); err != nil {
-		return nil, err
+		return []row{cold}, err
 	}
 	podman.limit, podman.probe = 0.5, mean(podman.probe, loopYard)
-	loop, err = loop.measured(ctx, few(b.n), b.runLoop, podman)
-	return []row{warm, loop, cold}, err
+	if loop, err = loop.measured(ctx, few(b.n), b.runLoop, podman); err != nil {
+		return []row{warm, cold}, err
+	}
+	return []row{warm, loop, cold}, nil
 }
 
 // few is how many samples are taken of what takes seconds.
@@ -96,8 +105,8 @@ func (b *bench) timedRun(ctx context.Context) (took float64, origin string, err 
 	return took, origin, nil
 }
 
-// runFrom samples runs that begin from origin. Others are not counted: where
-// spares wait, they are used up first.
+// runFrom samples runs that begin from origin. Others are not counted: spares
+// that still wait are used up first.
 func (b *bench) runFrom(origin string) probe {
 	return func(ctx context.Context) (float64, error) {
 		var got string
@@ -142,6 +151,19 @@ func (b *bench) spares(ctx context.Context) (int, error) {
 		Most int `json:"max_spares"`
 	}
 	return status.Most, json.Unmarshal([]byte(text), &status)
+}
+
+// keepSpares lets the daemon keep spares or not. All is measured without but what
+// is about spares: they are made in the background, beside whatever runs.
+func (b *bench) keepSpares(keep bool) error {
+	home, err := b.home.layout()
+	if err != nil {
+		return err
+	}
+	if keep {
+		return os.Remove(home.ConfigFile())
+	}
+	return atomicfile.Write(home.ConfigFile(), []byte("[spares]\nmemory = \"0M\"\n"), 0o600)
 }
 
 // awaitSpare returns when a spare waits. The daemon is asked again and again: it
