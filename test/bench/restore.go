@@ -62,13 +62,8 @@ func (b *bench) frozenMachine(forked vm, key string) (bareMachine, error) {
 	return m, err
 }
 
-// restore measures from the start of QEMU to the first byte that the frozen
-// guest's agent answers, in ms. The disks are there before.
-func (m bareMachine) restore(ctx context.Context) (float64, error) {
-	return m.restoreAtOnce(ctx, 1)
-}
-
-// restoreAtOnce measures n at once, until all have answered.
+// restoreAtOnce measures n at once, from the start of the first QEMU to the first
+// byte that the last guest's agent answers, in ms. The disks are there before.
 func (m bareMachine) restoreAtOnce(ctx context.Context, n int) (_ float64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, bareTime)
 	defer cancel()
