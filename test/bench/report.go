@@ -90,8 +90,13 @@ func head() []string {
 	return []string{"job", "median", "p90", "n", "limit", "yardstick", "its median", "ratio", "limit of it", ""}
 }
 
-// show is a figure of the row.
-func (r row) show(v float64) string { return fmt.Sprintf("%.4g %s", v, r.Unit) }
+// show is a figure of the row, to four digits or to the unit.
+func (r row) show(v float64) string {
+	if v >= 1000 {
+		return fmt.Sprintf("%.0f %s", v, r.Unit)
+	}
+	return fmt.Sprintf("%.4g %s", v, r.Unit)
+}
 
 // lines are the row in the table: one, and one more for each further yardstick.
 func (r row) lines() [][]string {
