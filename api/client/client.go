@@ -19,6 +19,7 @@ import (
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 	"github.com/banger-dev/banger/api/banger/v1/bangerv1connect"
 	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/trace/tracerpc"
 )
 
 // Client is a connection to the daemon of one home. Its methods may be called
@@ -56,7 +57,8 @@ func New(home layout.Home, opts Options) *Client {
 		ReadBufferSize:     16 << 10,
 	}
 	c.rpc = bangerv1connect.NewBangerClient(&http.Client{Transport: c.transport}, "http://bangerd",
-		connect.WithAcceptCompression("gzip", nil, nil), connect.WithReadMaxBytes(maxMessage))
+		connect.WithAcceptCompression("gzip", nil, nil), connect.WithReadMaxBytes(maxMessage),
+		connect.WithInterceptors(tracerpc.Client()))
 	return c
 }
 

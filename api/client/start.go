@@ -18,6 +18,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/lockfile"
+	"github.com/banger-dev/banger/internal/trace"
 	"github.com/banger-dev/banger/internal/unixsock"
 )
 
@@ -43,7 +44,9 @@ func (e *startError) Unwrap() error { return e.err }
 
 // dial connects to the daemon, and starts it if that is wanted and needed.
 func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	mark := trace.Begin(ctx, "dial the daemon")
 	conn, err := unixsock.Dial(ctx, c.home.DaemonSocket())
+	mark.End()
 	if err == nil {
 		return conn, nil
 	}
@@ -53,6 +56,8 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	if !c.autostart {
 		return nil, &startError{banger.Errorf(banger.CodeUnavailable, "%w", ErrNotRunning).WithHint("banger daemon start")}
 	}
+	mark = trace.Begin(ctx, "start the daemon until it answers")
+	defer mark.End()
 	c.dialing.Lock()
 	defer c.dialing.Unlock()
 	started, err := start(ctx, c.home)

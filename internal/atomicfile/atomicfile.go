@@ -10,7 +10,17 @@ import (
 )
 
 // Write replaces the file at path. The data is on disk before the name is.
-func Write(path string, data []byte, mode os.FileMode) (err error) {
+func Write(path string, data []byte, mode os.FileMode) error {
+	return replace(path, data, mode, (*os.File).Sync)
+}
+
+// WriteVolatile is Write for what means nothing after the host has gone down: it
+// does not wait for the disk, and after a power cut the file may be empty.
+func WriteVolatile(path string, data []byte, mode os.FileMode) error {
+	return replace(path, data, mode, func(*os.File) error { return nil })
+}
+
+func replace(path string, data []byte, mode os.FileMode, settle func(*os.File) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), layout.TempPrefix+filepath.Base(path)+"-*")
 	if err != nil {
 		return err
@@ -27,7 +37,7 @@ func Write(path string, data []byte, mode os.FileMode) (err error) {
 	if _, err = f.Write(data); err != nil {
 		return err
 	}
-	if err = f.Sync(); err != nil {
+	if err = settle(f); err != nil {
 		return err
 	}
 	if err = f.Close(); err != nil {

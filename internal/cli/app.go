@@ -57,6 +57,9 @@ type App struct {
 	json     bool
 	quiet    bool
 	progress string
+	// traceFile and tracing are those of --trace.
+	traceFile string
+	tracing   *tracing
 
 	home    layout.Home
 	client  *client.Client

@@ -202,7 +202,9 @@ func (g *guestRun) run(ctx context.Context) (guestexec.Exit, error) {
 	}
 	defer a.signals.enter(leaving)
 	defer a.IO.Restore()
-	return guestexec.Run(ctx, g.dial, g.cmd)
+	exit, err := guestexec.Run(ctx, g.dial, g.cmd)
+	a.askSpans(ctx, g.vm.GetId())
+	return exit, err
 }
 
 // report turns the end of the command into that of banger; with --json it

@@ -38,7 +38,7 @@ func (a *App) Run(args []string) (code int) {
 	if a.client != nil {
 		defer a.client.Close()
 	}
-	return a.finish(cmd, usage(cmd, err))
+	return a.endTrace(a.finish(cmd, usage(cmd, err)))
 }
 
 // origin is where a panic came from.
@@ -96,8 +96,10 @@ func (a *App) root() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			a.current = cmd
-			_, err := a.form()
-			return err
+			if _, err := a.form(); err != nil {
+				return err
+			}
+			return a.beginTrace(cmd)
 		},
 		RunE: groupRun, DisableFlagsInUseLine: true,
 		Args: cobra.ArbitraryArgs,
@@ -112,6 +114,7 @@ func (a *App) root() *cobra.Command {
 	flags.BoolVar(&a.json, "json", false, "print one JSON document (JSON lines for what streams)")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print ids or names only, no progress")
 	flags.StringVar(&a.progress, "progress", "auto", "progress on stderr: auto, plain, json or none")
+	flags.StringVar(&a.traceFile, "trace", "", "write what took how long to a `file`, for ui.perfetto.dev")
 	root.SetFlagErrorFunc(flagProblem)
 	root.SetHelpCommand(newHelp(root))
 	a.addCommands(root)

@@ -8,6 +8,7 @@ import (
 
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 // api is banger.v1.Banger; the contract is in its .proto file.
@@ -34,11 +35,11 @@ func (a api) Shutdown(context.Context, *connect.Request[bangerv1.ShutdownRequest
 }
 
 func (a api) CreateVM(ctx context.Context, req *connect.Request[bangerv1.CreateVMRequest], out *connect.ServerStream[bangerv1.VMProgress]) error {
-	return a.d.create(ctx, req.Msg, &reporter{send: out.Send})
+	return a.d.create(ctx, req.Msg, &reporter{send: out.Send, recorder: trace.From(ctx)})
 }
 
 func (a api) StartVM(ctx context.Context, req *connect.Request[bangerv1.StartVMRequest], out *connect.ServerStream[bangerv1.VMProgress]) error {
-	return a.d.start(ctx, req.Msg, &reporter{send: out.Send})
+	return a.d.start(ctx, req.Msg, &reporter{send: out.Send, recorder: trace.From(ctx)})
 }
 
 func (a api) StopVM(ctx context.Context, req *connect.Request[bangerv1.StopVMRequest]) (*connect.Response[bangerv1.StopVMResponse], error) {
@@ -59,11 +60,12 @@ func (a api) ListVMs(context.Context, *connect.Request[bangerv1.ListVMsRequest])
 	return connect.NewResponse(out), nil
 }
 
-func (a api) GetVM(_ context.Context, req *connect.Request[bangerv1.GetVMRequest]) (*connect.Response[bangerv1.GetVMResponse], error) {
+func (a api) GetVM(ctx context.Context, req *connect.Request[bangerv1.GetVMRequest]) (*connect.Response[bangerv1.GetVMResponse], error) {
 	m, err := a.d.resolve(req.Msg.Ref)
 	if err != nil {
 		return nil, err
 	}
+	m.askSpans(ctx)
 	return connect.NewResponse(&bangerv1.GetVMResponse{Vm: m.proto()}), nil
 }
 

@@ -25,6 +25,7 @@ type binaries struct{ supervisor, agent string }
 func hostAssets(home layout.Home, cfg func() (config.Config, error), bin binaries, log *slog.Logger) Assets {
 	images := image.New(image.Options{Home: home, Log: log})
 	kernels := kernel.New(kernel.Options{Home: home, Log: log})
+	initrds := new(initramfs.Maker)
 	return Assets{
 		KernelOf: func(name string) (string, error) { return kernelOf(images, name) },
 		Image: func(ctx context.Context, name string, p banger.ProgressFunc) (Image, error) {
@@ -50,7 +51,7 @@ func hostAssets(home layout.Home, cfg func() (config.Config, error), bin binarie
 			if err != nil {
 				return Kernel{}, err
 			}
-			initrd, err := initramfs.Ensure(ctx, home, initramfs.Kernel{SHA256: found.SHA256, Modules: found.Modules()}, bin.agent)
+			initrd, err := initrds.Ensure(ctx, home, initramfs.Kernel{SHA256: found.SHA256, Modules: found.Modules()}, bin.agent)
 			return Kernel{Name: found.Name, SHA256: found.SHA256, Vmlinux: found.Vmlinux(), Initrd: initrd}, err
 		},
 		Images:  func(available bool) ([]*bangerv1.Image, error) { return listImages(images, available) },

@@ -12,6 +12,7 @@ import (
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/store"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 // create makes a VM and, unless the request says no, starts it.
@@ -26,11 +27,15 @@ func (d *Daemon) create(ctx context.Context, req *bangerv1.CreateVMRequest, r *r
 	if err != nil {
 		return err
 	}
+	mark := trace.Begin(ctx, "plan")
 	rec, err := d.plan(req)
+	mark.End()
 	if err != nil {
 		return err
 	}
+	mark = trace.Begin(ctx, "choose the accelerator, find the kernel")
 	kernel, err := d.decideAccel(ctx, &rec, r)
+	mark.End()
 	if err != nil {
 		return err
 	}
@@ -95,7 +100,9 @@ func (d *Daemon) reserve(ctx context.Context, rec store.VM) (*machine, *operatio
 	<-m.turn
 	d.vms[rec.ID] = m
 	d.mu.Unlock()
+	mark := trace.Begin(ctx, "make the VM's identity")
 	err := identity(&rec)
+	mark.End()
 	var op *operation
 	if err == nil {
 		op, err = m.begin(ctx, store.KindCreate, func(r *store.VM) { r.HostKey = rec.HostKey })
@@ -135,7 +142,9 @@ func (m *machine) build(ctx context.Context, op *operation, kernel *Kernel, r *r
 	if err != nil {
 		return err
 	}
+	mark := trace.Begin(ctx, "find the image")
 	image, err := assets.Image(ctx, rec.Image, r.progress)
+	mark.End()
 	if err != nil {
 		return err
 	}
@@ -149,14 +158,16 @@ func (m *machine) build(ctx context.Context, op *operation, kernel *Kernel, r *r
 		return err
 	}
 	if op.starts { // else the first start decides
+		mark := trace.Begin(ctx, "find the template")
 		op.first = m.d.templates.first(ctx, m.look().rec, image, *kernel)
+		mark.End()
 	}
 	p := parts{base: image.Base, vmlinux: kernel.Vmlinux, initrd: kernel.Initrd, accel: rec.Accel}
 	if err := m.buildDir(ctx, op, p); err != nil {
 		return m.diskError(err)
 	}
 	done()
-	return m.d.writeKnownHosts()
+	return trace.Do(ctx, "write known_hosts", m.d.writeKnownHosts)
 }
 
 // ensureKernel returns the kernel, if it is not known already.
@@ -185,7 +196,7 @@ func (m *machine) buildDir(ctx context.Context, op *operation, p parts) error {
 	if err != nil {
 		return err
 	}
-	if err := writeSpec(temp, spec); err != nil {
+	if err := trace.Do(ctx, "write spec.json", func() error { return writeSpec(temp, spec) }); err != nil {
 		return err
 	}
 	if err := op.step(ctx, stepRename); err != nil {
@@ -197,7 +208,9 @@ func (m *machine) buildDir(ctx context.Context, op *operation, p parts) error {
 // newDisks makes the empty disks of a VM in dir.
 func (d *Daemon) newDisks(ctx context.Context, dir layout.Instance, overlay, work int64) error {
 	errs := make(chan error, 2)
-	disk := func(path string, size int64, label string) { errs <- d.opts.Assets.Disk(ctx, path, size, label) }
+	disk := func(path string, size int64, label string) {
+		errs <- trace.Do(ctx, "make the disk "+label, func() error { return d.opts.Assets.Disk(ctx, path, size, label) })
+	}
 	go disk(dir.Overlay(), overlay, "overlay")
 	go disk(dir.Work(), work, "work")
 	return errors.Join(<-errs, <-errs)
@@ -260,7 +273,7 @@ func (m *machine) remove(ctx context.Context) error {
 		return err
 	}
 	m.d.forget(m)
-	if err := m.d.writeKnownHosts(); err != nil {
+	if err := trace.Do(ctx, "write known_hosts", m.d.writeKnownHosts); err != nil {
 		m.d.log.Warn("known_hosts is not written", "error", err)
 	}
 	return nil

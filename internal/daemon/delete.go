@@ -6,6 +6,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 	"github.com/banger-dev/banger/internal/store"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 // errDeleted interrupts an operation on a VM that is to be deleted.
@@ -45,7 +46,7 @@ func (d *Daemon) delete(ctx context.Context, req *bangerv1.DeleteVMRequest) (str
 
 // finishDelete brings a delete that was begun to its end.
 func (m *machine) finishDelete(op *operation) error {
-	ctx, cancel := detached(m.d.life)
+	ctx, cancel := detached(m.traced(m.d.life))
 	defer cancel()
 	for _, step := range []struct {
 		name string
@@ -57,7 +58,7 @@ func (m *machine) finishDelete(op *operation) error {
 	} {
 		err := op.step(ctx, step.name)
 		if err == nil {
-			err = step.do()
+			err = trace.Do(ctx, "delete: "+step.name, step.do)
 		}
 		if err != nil {
 			return m.errorf(banger.CodeFailed, "is not deleted: %w", err).WithHint("banger vm delete -f %s", m.look().rec.Name)

@@ -12,6 +12,7 @@ import (
 	vmv1 "github.com/banger-dev/banger/api/vm/v1"
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/process"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 // killRPC bounds the wait for a supervisor that is asked to power off, before
@@ -37,13 +38,15 @@ func (m *machine) powerOff(ctx context.Context) error {
 		return err
 	}
 	if followed := m.look().followed; followed != nil {
+		mark := trace.Begin(ctx, "wait for the supervisor's end")
 		select {
 		case <-followed:
+			mark.End()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
-	return m.d.endProcesses(ctx, m.dir)
+	return trace.Do(ctx, "look for processes left", func() error { return m.d.endProcesses(ctx, m.dir) })
 }
 
 // endSupervisor kills the supervisor, if it is known.

@@ -12,6 +12,7 @@ import (
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/process"
 	"github.com/banger-dev/banger/internal/store"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 // machine is one VM in memory.
@@ -43,6 +44,9 @@ type machine struct {
 	crashes  []crash
 	// interrupt cancels the operation that holds the turn, if it can be.
 	interrupt context.CancelCauseFunc
+	// recorder is that of the request which last began an operation, if it was
+	// traced; it is closed when the request ends.
+	recorder *trace.Recorder
 	// leases are those held now, leaseEpoch counts all that ever were.
 	leases, leaseEpoch int
 }

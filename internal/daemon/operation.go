@@ -45,6 +45,7 @@ type operation struct {
 
 // begin records an operation, together with a change of the VM's record.
 func (m *machine) begin(ctx context.Context, kind store.Kind, change func(*store.VM)) (*operation, error) {
+	m.record(ctx)
 	op := &operation{m: m, rec: store.Operation{VMID: m.id, Kind: kind, Step: stepBegun, Started: time.Now()}}
 	err := m.save(ctx, change, func(tx *store.Tx) error { return tx.Begin(&op.rec) })
 	if err != nil {

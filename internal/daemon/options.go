@@ -42,6 +42,8 @@ const (
 	adoptBudget = 2 * time.Second
 	// LeaseGrace is the grace of a lease that was lost.
 	LeaseGrace = 10 * time.Second
+	// spansWithin bounds the wait for a supervisor's part of a trace.
+	spansWithin = 2 * time.Second
 	// heartbeat is how often a client that waits for a guest hears of it.
 	heartbeat = time.Second
 )

@@ -6,6 +6,7 @@ import (
 
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 // reporter sends the progress of one request to its client. A client that has
@@ -15,6 +16,8 @@ type reporter struct {
 	send  func(*bangerv1.VMProgress) error
 	stage banger.Progress
 	began time.Time
+	// recorder is that of the request, if it is traced: stages are spans.
+	recorder *trace.Recorder
 }
 
 func (r *reporter) event(e *bangerv1.VMProgress) error {
@@ -37,7 +40,9 @@ func (r *reporter) begin(stage, detail string) (done func()) {
 	r.stage, r.began = banger.Progress{Stage: stage, Detail: detail}, time.Now()
 	r.mu.Unlock()
 	r.beat()
+	mark := r.recorder.Begin("stage " + stage)
 	return func() {
+		mark.End()
 		r.mu.Lock()
 		r.stage.Finished = true
 		r.mu.Unlock()

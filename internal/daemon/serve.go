@@ -15,6 +15,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/api/apierr"
 	"github.com/banger-dev/banger/api/banger/v1/bangerv1connect"
+	"github.com/banger-dev/banger/internal/trace/tracerpc"
 )
 
 const (
@@ -30,7 +31,7 @@ func (d *Daemon) serve(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.Handle(bangerv1connect.NewBangerHandler(api{d: d},
 		connect.WithReadMaxBytes(maxRequest),
-		connect.WithInterceptors(&errorCoder{d, ctx}),
+		connect.WithInterceptors(tracerpc.Server("bangerd", nil), &errorCoder{d, ctx}),
 		connect.WithRecover(d.recovered)))
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)

@@ -9,6 +9,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 	"github.com/banger-dev/banger/internal/store"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 // finishStart is the second half of create and start: it starts the supervisor
@@ -38,6 +39,7 @@ func (m *machine) finishStart(ctx context.Context, op *operation, w wish, r *rep
 		return op.takeBack(err)
 	}
 	m.d.templates.ready(m, op.first)
+	m.askSpans(ctx)
 	return r.vm(m.proto())
 }
 
@@ -50,7 +52,9 @@ func (m *machine) launch(ctx context.Context, op *operation) error {
 		return context.Cause(ctx)
 	}
 	m.set(func() { m.crashes = nil })
+	mark := trace.Begin(ctx, "supervisor: fork and exec")
 	proc, err := m.spawn(false)
+	mark.End()
 	if err != nil {
 		return err
 	}

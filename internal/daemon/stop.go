@@ -53,7 +53,7 @@ func (d *Daemon) stop(ctx context.Context, req *bangerv1.StopVMRequest) (*banger
 // supervisor, or by ending the processes. Whoever deletes the VM by force waits for
 // no guest: the VM is powered off at once then.
 func (m *machine) finishStop(op *operation, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(m.d.life, timeout+stopSlack)
+	ctx, cancel := context.WithTimeout(m.traced(m.d.life), timeout+stopSlack)
 	defer cancel()
 	ctx, done := m.interruptible(ctx)
 	defer done()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -20,6 +21,8 @@ import (
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/process"
 	"github.com/banger-dev/banger/internal/store"
+	"github.com/banger-dev/banger/internal/trace"
+	"github.com/banger-dev/banger/internal/trace/tracerpc"
 	"github.com/banger-dev/banger/internal/unixsock"
 )
 
@@ -84,7 +87,8 @@ func supervisorClient(dir layout.Instance) (vmv1connect.SupervisorClient, func()
 		DisableCompression: true,
 	}
 	client := vmv1connect.NewSupervisorClient(&http.Client{Transport: transport}, "http://vm",
-		connect.WithAcceptCompression("gzip", nil, nil), connect.WithReadMaxBytes(maxStatus))
+		connect.WithAcceptCompression("gzip", nil, nil), connect.WithReadMaxBytes(maxStatus),
+		connect.WithInterceptors(tracerpc.Client()))
 	return client, transport.CloseIdleConnections
 }
 
@@ -133,7 +137,8 @@ func (m *machine) attach(ctx context.Context, proc *process.Handle) {
 	pause := firstRecheck
 	recheck := time.NewTimer(pause)
 	defer recheck.Stop()
-	for !m.watch(ctx) {
+	answers := trace.Begin(m.traced(ctx), "supervisor: until its socket answers")
+	for !m.watch(ctx, sync.OnceFunc(answers.End)) {
 		select {
 		case <-dir.changed:
 		case <-ended:
@@ -168,9 +173,9 @@ func endOf(ctx context.Context, proc *process.Handle) (ended <-chan struct{}, st
 	return done, func() { cancel(); <-waited }
 }
 
-// watch takes the supervisor's status until its stream ends. It reports whether
-// there was one.
-func (m *machine) watch(ctx context.Context) (reached bool) {
+// watch takes the supervisor's status until its stream ends, and calls answers
+// for each. It reports whether there was one.
+func (m *machine) watch(ctx context.Context, answers func()) (reached bool) {
 	client, done := supervisorClient(m.dir)
 	defer done()
 	ctx, cancel := context.WithCancel(ctx)
@@ -182,6 +187,7 @@ func (m *machine) watch(ctx context.Context) (reached bool) {
 	defer stream.Close()
 	for stream.Receive() {
 		reached = true
+		answers()
 		m.apply(ctx, client, stream.Msg())
 	}
 	m.set(func() { m.status, m.client = nil, nil })
@@ -203,7 +209,7 @@ func (m *machine) apply(ctx context.Context, client vmv1connect.SupervisorClient
 	after := before
 	take(&after, now)
 	if !sameRun(before, after) {
-		if err := m.save(ctx, func(rec *store.VM) { take(rec, now) }); err != nil && ctx.Err() == nil {
+		if err := m.save(m.traced(ctx), func(rec *store.VM) { take(rec, now) }); err != nil && ctx.Err() == nil {
 			m.d.log.Error("a VM's status is not saved", "vm", m.id, "error", err)
 		}
 	}

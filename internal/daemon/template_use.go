@@ -14,6 +14,7 @@ import (
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/store"
 	"github.com/banger-dev/banger/internal/template"
+	"github.com/banger-dev/banger/internal/trace"
 	"github.com/banger-dev/banger/internal/vmhost"
 )
 
@@ -143,7 +144,9 @@ func (t *templates) fork(ctx context.Context, f *firstRun, dir layout.Instance) 
 		return false
 	}
 	errs := make(chan error, 2)
-	clone := func(dst, src string) { errs <- disk.Clone(ctx, dst, src) }
+	clone := func(dst, src string) {
+		errs <- trace.Do(ctx, "clone a disk", func() error { return disk.Clone(ctx, dst, src) })
+	}
 	go clone(dir.Overlay(), found.Dir.Overlay())
 	go clone(dir.Work(), found.Dir.Work())
 	err := errors.Join(<-errs, <-errs)

@@ -4,7 +4,6 @@
 package initramfs
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -51,11 +50,21 @@ type Kernel struct {
 	Modules string
 }
 
+// Maker makes initramfs for one process, and does not read an agent again that
+// has not changed. The zero value is ready; its methods may be called from any
+// goroutine.
+type Maker struct{ agents digests }
+
 // Ensure returns the path of the initramfs of a kernel and an agent, making it
 // if it is not there. The path stays for a day after the last call that named
 // it.
 func Ensure(ctx context.Context, home layout.Home, k Kernel, agent string) (string, error) {
-	key, err := keyOf(k, agent)
+	return new(Maker).Ensure(ctx, home, k, agent)
+}
+
+// Ensure is the function Ensure, by a Maker.
+func (m *Maker) Ensure(ctx context.Context, home layout.Home, k Kernel, agent string) (string, error) {
+	key, err := m.keyOf(k, agent)
 	if err != nil {
 		return "", fmt.Errorf("initramfs: %w", err)
 	}
@@ -74,23 +83,19 @@ func Ensure(ctx context.Context, home layout.Home, k Kernel, agent string) (stri
 }
 
 // keyOf is the cache key of a kernel and the agent in a file.
-func keyOf(k Kernel, agent string) (string, error) {
-	f, err := os.Open(agent)
+func (m *Maker) keyOf(k Kernel, agent string) (string, error) {
+	digest, err := m.agents.sum(agent)
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	return cacheKey(k, f)
+	return cacheKey(k, digest), nil
 }
 
 // cacheKey names an initramfs by everything that is in it.
-func cacheKey(k Kernel, agent io.Reader) (string, error) {
+func cacheKey(k Kernel, agent [sha256.Size]byte) string {
 	sum := sha256.New()
-	fmt.Fprintf(sum, "%s\n%s\n%s\n", format, k.SHA256, strings.Join(wanted, " "))
-	if _, err := io.Copy(sum, agent); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(sum.Sum(nil))[:32], nil
+	fmt.Fprintf(sum, "%s\n%s\n%s\n%x\n", format, k.SHA256, strings.Join(wanted, " "), agent)
+	return hex.EncodeToString(sum.Sum(nil))[:32]
 }
 
 // write makes the file under a temporary name of its own, so that two makers do
@@ -140,7 +145,7 @@ func contents(ctx context.Context, key string, s source) ([]cpio.Record, error) 
 	if err != nil {
 		return nil, err
 	}
-	if now, err := cacheKey(s.kernel, bytes.NewReader(init)); err != nil || now != key {
+	if cacheKey(s.kernel, sha256.Sum256(init)) != key {
 		return nil, fmt.Errorf("%s was replaced meanwhile", s.agent)
 	}
 	records := []cpio.Record{

@@ -19,6 +19,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	banger "github.com/banger-dev/banger"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 //go:embed migrations/*.sql
@@ -145,6 +146,8 @@ func (s *Store) Close() error { return s.db.Close() }
 // Update runs f in one transaction; an error from f, or from the commit, means
 // that nothing was changed.
 func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
+	whole := trace.Begin(ctx, "store: transaction")
+	defer whole.End()
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return explain(s.path, err)
@@ -153,7 +156,7 @@ func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
 	if err := f(&Tx{ctx: ctx, tx: tx, path: s.path}); err != nil {
 		return err
 	}
-	if err := tx.Commit(); err != nil {
+	if err := trace.Do(ctx, "store: commit, with fsync", tx.Commit); err != nil {
 		return explain(s.path, err)
 	}
 	return nil

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -10,6 +11,8 @@ import (
 	"github.com/banger-dev/banger/api/apierr"
 	vmv1 "github.com/banger-dev/banger/api/vm/v1"
 	"github.com/banger-dev/banger/api/vm/v1/vmv1connect"
+	"github.com/banger-dev/banger/internal/trace"
+	"github.com/banger-dev/banger/internal/trace/tracerpc"
 	"github.com/banger-dev/banger/internal/unixsock"
 )
 
@@ -70,7 +73,8 @@ func (s *supervisor) serveAPI() (shutdown func(), err error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mux.Handle(vmv1connect.NewSupervisorHandler(api{s}, connect.WithReadMaxBytes(maxRequest)))
+	mux.Handle(vmv1connect.NewSupervisorHandler(api{s}, connect.WithReadMaxBytes(maxRequest),
+		connect.WithInterceptors(tracerpc.Server("banger-vm", s.trace))))
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -113,6 +117,8 @@ func (s *supervisor) serveDoor(ctx context.Context) (shutdown func(), err error)
 // dialGuest opens a stream to a guest port, waiting for the VM and for a session
 // with it.
 func (s *supervisor) dialGuest(ctx context.Context, port uint32) (net.Conn, error) {
+	mark := trace.Begin(ctx, fmt.Sprintf("dial guest port %d", port))
+	defer mark.End()
 	select {
 	case <-s.started:
 	case <-ctx.Done():

@@ -15,6 +15,8 @@ import (
 )
 
 const (
+	// agentName is the agent in a trace: its calls as they are seen from here.
+	agentName = "banger-agent"
 	// maxUnits and maxUnitName bound what a guest says of its failed units.
 	maxUnits    = 64
 	maxUnitName = 256
@@ -73,9 +75,15 @@ func (s *supervisor) startSession(ctx context.Context) error {
 			return err
 		}
 	}
+	what := "link reset"
+	if payload != nil {
+		what = "link reset, Boot applied"
+	}
+	mark := s.trace.BeginOf(agentName, 0, what)
 	if err := s.vm.Link().Reset(ctx, payload); err != nil {
 		return err
 	}
+	mark.End()
 	// That was an answer of the agent; commands can run from here.
 	s.applyEvent(&agentv1.Event{Ready: string(banger.GradeAgent)})
 	if payload != nil {
@@ -89,6 +97,7 @@ func (s *supervisor) startSession(ctx context.Context) error {
 
 // followEvents keeps the readiness in the status, until the stream ends.
 func (s *supervisor) followEvents(ctx context.Context) error {
+	mark := s.trace.BeginOf(agentName, 0, "Events, until the first")
 	client, done, err := s.agent(ctx)
 	if err != nil {
 		return err
@@ -110,6 +119,7 @@ func (s *supervisor) followEvents(ctx context.Context) error {
 		}
 		s.applyEvent(event)
 		if first {
+			mark.End()
 			s.setClock(ctx, client)
 		}
 	}
@@ -120,6 +130,8 @@ func (s *supervisor) followEvents(ctx context.Context) error {
 func (s *supervisor) setClock(ctx context.Context, client agentv1.AgentClient) {
 	ctx, cancel := context.WithTimeout(ctx, rpcTime)
 	defer cancel()
+	mark := s.trace.BeginOf(agentName, 0, "Tune")
+	defer mark.End()
 	if _, err := client.Tune(ctx, &agentv1.TuneRequest{TimeUnixNs: time.Now().UnixNano()}); err != nil {
 		s.log.Warn("the guest's clock is not set", "error", err)
 	}

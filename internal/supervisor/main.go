@@ -24,11 +24,16 @@ import (
 	"github.com/banger-dev/banger/internal/lockfile"
 	"github.com/banger-dev/banger/internal/logfile"
 	"github.com/banger-dev/banger/internal/probe"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 // memoryLimit keeps the supervisor small: beyond it, in bytes, the collector
 // works harder.
 const memoryLimit = 20 << 20
+
+// maxTrace is how many spans a supervisor keeps, always: a trace may begin when it
+// has run for long, and cost it next to nothing.
+const maxTrace = 256
 
 // maxLog bounds the supervisor's log, in bytes; the one before is kept.
 const maxLog = 1 << 20
@@ -153,7 +158,8 @@ type Options struct {
 func Run(dir layout.Instance, o Options) (err error) {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
-	s := &supervisor{dir: dir, log: o.Log, started: make(chan struct{}), messages: newRation(messageRate())}
+	born := trace.ProcessStart()
+	s := &supervisor{dir: dir, log: o.Log, trace: trace.NewRecorder("banger-vm", maxTrace), started: make(chan struct{}), messages: newRation(messageRate())}
 	if s.spec, err = loadSpec(dir); err != nil {
 		return errors.Join(err, saveExit(dir, exitRecord{Reason: err.Error(), Failed: true, Time: time.Now().UTC()}))
 	}
@@ -161,6 +167,7 @@ func Run(dir layout.Instance, o Options) (err error) {
 		Id: s.spec.Id, State: stateStarting, Pid: int32(os.Getpid()),
 		StartedUnixMs: time.Now().UnixMilli(), Build: banger.BuildStamp().String(),
 	})
+	s.trace.Begin("process start until its spec is read").Since(born)
 	if s.driver = o.Drivers[s.spec.Driver]; s.driver == nil {
 		return s.finish(exitRecord{Failed: true, Reason: fmt.Sprintf("unknown driver %q", s.spec.Driver)})
 	}
@@ -170,7 +177,7 @@ func Run(dir layout.Instance, o Options) (err error) {
 // serve answers on the sockets while the VM lives. They are served before it is
 // started: the daemon waits for them.
 func (s *supervisor) serve(ctx context.Context, adopt bool) error {
-	life := context.Background()
+	life := trace.With(context.Background(), s.trace)
 	stopAPI, err := s.serveAPI()
 	if err != nil {
 		return err

@@ -99,13 +99,14 @@ func prefixes(texts []string) ([]netip.Prefix, error) {
 	return list, nil
 }
 
-// saveHandle keeps the VMM's handle where a successor looks for it.
+// saveHandle keeps the VMM's handle where a successor looks for it. No VMM lives
+// through what takes more than processes.
 func saveHandle(dir layout.Instance, h driver.Handle) error {
 	data, err := json.Marshal(h)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(dir.VMM(), data, 0o600)
+	return atomicfile.WriteVolatile(dir.VMM(), data, 0o600)
 }
 
 // loadHandle reads it back; driver.ErrGone if there is none, or none that names a

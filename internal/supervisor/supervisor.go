@@ -18,6 +18,7 @@ import (
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/logfile"
 	"github.com/banger-dev/banger/internal/network"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 // Limits of the ways up and down.
@@ -38,6 +39,7 @@ type supervisor struct {
 	spec   *vmv1.Spec
 	driver driver.Driver
 	log    *slog.Logger
+	trace  *trace.Recorder // nil while a template is made
 
 	status  *status
 	vm      driver.Instance
@@ -74,12 +76,14 @@ func (s *supervisor) bringUp(ctx context.Context, adopt bool) (err error) {
 	if err != nil {
 		return err
 	}
+	mark := trace.Begin(ctx, "network stack")
 	s.network, err = network.New(network.Config{
 		NAT:          s.spec.Nat,
 		DNSUpstream:  s.spec.DnsUpstream,
 		AllowPrivate: allowed,
 		Log:          s.log,
 	})
+	mark.End()
 	if err != nil {
 		return err
 	}
@@ -104,7 +108,7 @@ func (s *supervisor) bringUp(ctx context.Context, adopt bool) (err error) {
 
 // start launches a new VMM. Its handle is on disk before its guest runs.
 func (s *supervisor) start(ctx context.Context) (err error) {
-	if err := s.clearRun(); err != nil {
+	if err := trace.Do(ctx, "clear what an earlier run left", s.clearRun); err != nil {
 		return err
 	}
 	if err := fault.Point("supervisor.start"); err != nil {
@@ -114,7 +118,7 @@ func (s *supervisor) start(ctx context.Context) (err error) {
 		if err := fault.Point("supervisor.launched", h.PID); err != nil {
 			return err
 		}
-		if err := saveHandle(s.dir, h); err != nil {
+		if err := trace.Do(ctx, "write vmm.json", func() error { return saveHandle(s.dir, h) }); err != nil {
 			return err
 		}
 		return fault.Point("supervisor.saved", h.PID)
@@ -268,7 +272,9 @@ func (s *supervisor) ask(ctx context.Context) <-chan error {
 		defer done()
 		err := s.awaitSession(session)
 		if err == nil {
+			mark := s.trace.BeginOf(agentName, 0, "Shutdown")
 			err = s.askShutdown(ctx)
+			mark.End()
 		}
 		asked <- err
 	}()
@@ -278,7 +284,7 @@ func (s *supervisor) ask(ctx context.Context) <-chan error {
 // kill powers the VM off at once.
 func (s *supervisor) kill() error {
 	s.status.begin(stateStopping, stateRunning, stateStarting)
-	ctx, cancel := context.WithTimeout(context.Background(), killTime)
+	ctx, cancel := context.WithTimeout(trace.With(context.Background(), s.trace), killTime)
 	defer cancel()
 	return s.vm.Kill(ctx)
 }

@@ -697,7 +697,9 @@ type ExecStart struct {
 	// already has, when it joins again.
 	Received uint64 `protobuf:"varint,10,opt,name=received,proto3" json:"received,omitempty"`
 	// Do not start anything: join or fail with "gone".
-	JoinOnly      bool `protobuf:"varint,11,opt,name=join_only,json=joinOnly,proto3" json:"join_only,omitempty"`
+	JoinOnly bool `protobuf:"varint,11,opt,name=join_only,json=joinOnly,proto3" json:"join_only,omitempty"`
+	// Answer with the times of a trace (started_ns and the like).
+	Trace         bool `protobuf:"varint,12,opt,name=trace,proto3" json:"trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -809,6 +811,13 @@ func (x *ExecStart) GetJoinOnly() bool {
 	return false
 }
 
+func (x *ExecStart) GetTrace() bool {
+	if x != nil {
+		return x.Trace
+	}
+	return false
+}
+
 type WindowSize struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rows          uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
@@ -866,6 +875,10 @@ type ExecStarted struct {
 	Pid   int32                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
 	// Stdin bytes that the agent already has: where the client goes on.
 	StdinReceived uint64 `protobuf:"varint,2,opt,name=stdin_received,json=stdinReceived,proto3" json:"stdin_received,omitempty"`
+	// With ExecStart.trace: when ExecStart was there and when this was sent, in
+	// nanoseconds of the guest's CLOCK_MONOTONIC.
+	ReceivedNs    int64 `protobuf:"varint,3,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`
+	SentNs        int64 `protobuf:"varint,4,opt,name=sent_ns,json=sentNs,proto3" json:"sent_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -910,6 +923,20 @@ func (x *ExecStarted) GetPid() int32 {
 func (x *ExecStarted) GetStdinReceived() uint64 {
 	if x != nil {
 		return x.StdinReceived
+	}
+	return 0
+}
+
+func (x *ExecStarted) GetReceivedNs() int64 {
+	if x != nil {
+		return x.ReceivedNs
+	}
+	return 0
+}
+
+func (x *ExecStarted) GetSentNs() int64 {
+	if x != nil {
+		return x.SentNs
 	}
 	return 0
 }
@@ -962,8 +989,12 @@ func (x *ExecSignal) GetSignal() int32 {
 type ExecExit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Exit code, or 128+N when signal N ended it.
-	Code          int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
-	Signal        int32 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	Code   int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Signal int32 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	// With ExecStart.trace: when the process ended and when this was sent, in
+	// nanoseconds of the guest's CLOCK_MONOTONIC.
+	EndedNs       int64 `protobuf:"varint,3,opt,name=ended_ns,json=endedNs,proto3" json:"ended_ns,omitempty"`
+	SentNs        int64 `protobuf:"varint,4,opt,name=sent_ns,json=sentNs,proto3" json:"sent_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1008,6 +1039,20 @@ func (x *ExecExit) GetCode() int32 {
 func (x *ExecExit) GetSignal() int32 {
 	if x != nil {
 		return x.Signal
+	}
+	return 0
+}
+
+func (x *ExecExit) GetEndedNs() int64 {
+	if x != nil {
+		return x.EndedNs
+	}
+	return 0
+}
+
+func (x *ExecExit) GetSentNs() int64 {
+	if x != nil {
+		return x.SentNs
 	}
 	return 0
 }
@@ -1112,7 +1157,7 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\ftime_unix_ns\x18\x01 \x01(\x03R\n" +
 	"timeUnixNs\x12\x18\n" +
 	"\aentropy\x18\x02 \x01(\fR\aentropy\"\x0e\n" +
-	"\fTuneResponse\"\x8f\x02\n" +
+	"\fTuneResponse\"\xa5\x02\n" +
 	"\tExecStart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04argv\x18\x02 \x03(\tR\x04argv\x12\x10\n" +
@@ -1125,20 +1170,26 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\x05shell\x18\t \x01(\bR\x05shell\x12\x1a\n" +
 	"\breceived\x18\n" +
 	" \x01(\x04R\breceived\x12\x1b\n" +
-	"\tjoin_only\x18\v \x01(\bR\bjoinOnly\"4\n" +
+	"\tjoin_only\x18\v \x01(\bR\bjoinOnly\x12\x14\n" +
+	"\x05trace\x18\f \x01(\bR\x05trace\"4\n" +
 	"\n" +
 	"WindowSize\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x12\n" +
-	"\x04cols\x18\x02 \x01(\rR\x04cols\"F\n" +
+	"\x04cols\x18\x02 \x01(\rR\x04cols\"\x80\x01\n" +
 	"\vExecStarted\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12%\n" +
-	"\x0estdin_received\x18\x02 \x01(\x04R\rstdinReceived\"$\n" +
+	"\x0estdin_received\x18\x02 \x01(\x04R\rstdinReceived\x12\x1f\n" +
+	"\vreceived_ns\x18\x03 \x01(\x03R\n" +
+	"receivedNs\x12\x17\n" +
+	"\asent_ns\x18\x04 \x01(\x03R\x06sentNs\"$\n" +
 	"\n" +
 	"ExecSignal\x12\x16\n" +
-	"\x06signal\x18\x01 \x01(\x05R\x06signal\"6\n" +
+	"\x06signal\x18\x01 \x01(\x05R\x06signal\"j\n" +
 	"\bExecExit\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
-	"\x06signal\x18\x02 \x01(\x05R\x06signal\"9\n" +
+	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x19\n" +
+	"\bended_ns\x18\x03 \x01(\x03R\aendedNs\x12\x17\n" +
+	"\asent_ns\x18\x04 \x01(\x03R\x06sentNs\"9\n" +
 	"\tExecError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage2\xeb\x02\n" +

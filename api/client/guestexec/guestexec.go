@@ -18,6 +18,7 @@ import (
 
 	banger "github.com/banger-dev/banger"
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 // Size is a terminal's size in character cells.
@@ -106,13 +107,14 @@ type run struct {
 	wake chan struct{} // to the connection's writer; holds one
 	// joined is set once the agent has said Started.
 	joined bool
+	times  times
 }
 
 // Run runs cmd and returns how it ended. Its errors are *StartError (the
 // process never ran), *OutputError, the context's own, or a *banger.Error.
 // When ctx is cancelled the process is left, and gets SIGHUP.
 func Run(ctx context.Context, dial Dial, cmd Command) (Exit, error) {
-	r := &run{cmd: cmd, wake: make(chan struct{}, 1)}
+	r := &run{cmd: cmd, wake: make(chan struct{}, 1), times: times{recorder: trace.From(ctx)}}
 	rand.Read(r.id[:])
 	r.in = newInput(r.poke)
 	r.out = newOutput(r.poke)
@@ -138,22 +140,29 @@ func (r *run) run(ctx context.Context, dial Dial) (exit Exit, err error) {
 	stopInput := r.startInput(&inputs, cancel)
 	abandon := context.AfterFunc(ctx, func() { r.out.close(true) })
 	defer abandon()
-	outputs.Go(func() { guard(cancel, func() { r.drain(cancel) }) })
+	var panicked error
+	outputs.Go(func() {
+		guard(func(err error) { panicked = err; cancel(err) }, func() { r.drain(cancel) })
+	})
 	var control sync.WaitGroup
 	stop := make(chan struct{})
 	control.Go(func() { r.ctl.collect(stop, r.cmd.Resize, r.cmd.Signals) })
 
 	exit, err = r.loop(ctx, dial)
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = cause
-	}
+	ended := context.Cause(ctx)
 	close(stop)
 	control.Wait()
 	stopInput()
 	inputs.Wait()
-	r.out.close(err != nil)
+	// What a VM said before it was gone is still written.
+	r.out.close(ended != nil)
 	outputs.Wait()
-	if failed := r.out.err(); failed != nil && err == nil {
+	switch failed := r.out.err(); {
+	case panicked != nil:
+		err = panicked
+	case err != nil && ended != nil:
+		err = ended
+	case failed != nil && err == nil:
 		err = &OutputError{failed}
 	}
 	return exit, err
@@ -197,7 +206,9 @@ func guard(cancel context.CancelCauseFunc, f func()) {
 
 // loop holds sessions until one of them ends the run.
 func (r *run) loop(ctx context.Context, dial Dial) (Exit, error) {
+	mark := trace.Begin(ctx, "exec: dial the guest")
 	conn, err := dial(ctx)
+	mark.End()
 	if err != nil {
 		return Exit{}, err
 	}
@@ -266,7 +277,7 @@ func (r *run) start() *agentv1.ExecStart {
 	msg := &agentv1.ExecStart{
 		Id: r.id[:], Argv: c.Argv, Env: c.Env, Cwd: c.Dir, User: c.User,
 		Tty: c.TTY, Shell: c.Shell, Stdin: c.Stdin != nil,
-		Received: r.out.count(), JoinOnly: r.joined,
+		Received: r.out.count(), JoinOnly: r.joined, Trace: r.times.recorder != nil,
 	}
 	if size := r.ctl.size(c.Size); c.TTY {
 		msg.Size = &agentv1.WindowSize{Rows: uint32(size.Rows), Cols: uint32(size.Cols)}

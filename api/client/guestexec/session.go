@@ -76,6 +76,7 @@ func (r *run) begin(conn net.Conn, frames *stream.Reader) error {
 			banger.FormatSize(int64(len(payload))), banger.FormatSize(stream.MaxStart))
 	}
 	conn.SetDeadline(time.Now().Add(startWithin))
+	r.times.send()
 	if _, err := conn.Write(stream.Append(nil, stream.Start, payload)); err != nil {
 		return err
 	}
@@ -109,6 +110,7 @@ func (r *run) started(payload []byte, received uint64) error {
 	if !r.joined && r.cmd.OnStart != nil {
 		r.cmd.OnStart()
 	}
+	r.times.started(&msg)
 	r.joined = true
 	return nil
 }
@@ -144,7 +146,7 @@ func (r *run) read(frames *stream.Reader) (Exit, error) {
 				err = r.in.ack(n)
 			}
 		case stream.Exit:
-			return exitOf(payload)
+			return r.exitOf(payload)
 		case stream.Error:
 			err = startError(payload)
 		default:
@@ -156,7 +158,7 @@ func (r *run) read(frames *stream.Reader) (Exit, error) {
 	}
 }
 
-func exitOf(payload []byte) (Exit, error) {
+func (r *run) exitOf(payload []byte) (Exit, error) {
 	var msg agentv1.ExecExit
 	if err := unmarshal(payload, &msg); err != nil {
 		return Exit{}, err
@@ -166,6 +168,7 @@ func exitOf(payload []byte) (Exit, error) {
 	if msg.Code < 0 || msg.Code > 255 {
 		return Exit{}, fmt.Errorf("%w: exit code %d", stream.ErrFrame, msg.Code)
 	}
+	r.times.exited(&msg)
 	return Exit{Code: int(msg.Code), Signal: int(msg.Signal)}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
@@ -28,6 +29,9 @@ type client struct {
 	conn   net.Conn
 	cursor *cursor
 	stdin  uint64 // count from which it sends input
+	// times: it wants the times of a trace.
+	times   bool
+	arrived time.Time
 }
 
 // kick ends the connection; its ServeExec then returns.
@@ -45,7 +49,7 @@ func (m *Manager) ServeExec(conn net.Conn, broken func() bool) {
 		m.log.Debug("exec stream without a start", "err", err)
 		return
 	}
-	c := &client{conn: conn, cursor: newCursor()}
+	c := &client{conn: conn, cursor: newCursor(), times: start.Trace, arrived: time.Now()}
 	p, err := m.open(start)
 	if err == nil {
 		err = p.attach(c, start.Received)
@@ -199,6 +203,9 @@ func (p *Process) send(c *client, stop <-chan struct{}) error {
 		return err
 	}
 	started := &agentv1.ExecStarted{Pid: int32(p.pid), StdinReceived: c.stdin}
+	if c.times {
+		started.ReceivedNs, started.SentNs = monotonic(c.arrived), monotonic(time.Now())
+	}
 	if _, err := c.conn.Write(appendMessage(stream.Started, started)); err != nil {
 		return err
 	}
@@ -253,8 +260,24 @@ func (p *Process) sendExit(c *client, ended bool) error {
 	}
 	exit := p.Wait()
 	message := &agentv1.ExecExit{Code: int32(exit.Code), Signal: int32(exit.Signal)}
+	if c.times {
+		p.mu.Lock()
+		ended := p.ended
+		p.mu.Unlock()
+		message.EndedNs, message.SentNs = monotonic(ended), monotonic(time.Now())
+	}
 	_, err := c.conn.Write(appendMessage(stream.Exit, message))
 	return err
+}
+
+// monotonic is when t was, in nanoseconds of the guest's CLOCK_MONOTONIC; 0 if
+// that clock cannot be read.
+func monotonic(t time.Time) int64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0
+	}
+	return now.Nano() - int64(time.Since(t))
 }
 
 // receive takes the client's frames until the connection ends.

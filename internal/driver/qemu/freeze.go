@@ -12,6 +12,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/driver"
 	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 var (
@@ -183,7 +184,9 @@ func (i *instance) migrate(ctx context.Context, c command) error {
 // Restore implements driver.Restorer. QEMU gets the memory as its own copy of
 // what it writes, and reads the devices' state from a pipe.
 func (q *qemu) Restore(ctx context.Context, m driver.Machine, from string, save func(driver.Handle) error) (driver.Instance, error) {
+	mark := trace.Begin(ctx, "open the template, check its devices' state")
 	f, err := openFrozen(layout.Instance(from), m)
+	mark.End()
 	if err != nil {
 		return nil, err
 	}
@@ -196,6 +199,8 @@ func (i *instance) load(ctx context.Context, f *frozen) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, loadTime,
 		banger.Errorf(banger.CodeTimeout, "QEMU has not loaded the frozen guest within %s", loadTime))
 	defer cancel()
+	whole := trace.From(ctx).BeginOf(Name, i.proc.PID(), "restore: network joined, memory mapped, devices loaded")
+	defer whole.End()
 	if err := i.monitor.run(ctx, capabilities(), nil); err != nil {
 		return err
 	}
@@ -207,6 +212,13 @@ func (i *instance) load(ctx context.Context, f *frozen) error {
 	if err := i.awaitNetwork(ctx); err != nil {
 		return err
 	}
+	return i.loadState(ctx, f.state)
+}
+
+// loadState has QEMU read the devices' state from a pipe.
+func (i *instance) loadState(ctx context.Context, state []byte) error {
+	mark := trace.From(ctx).BeginOf(Name, i.proc.PID(), "load the devices' state")
+	defer mark.End()
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -219,7 +231,7 @@ func (i *instance) load(ctx context.Context, f *frozen) error {
 	}
 	written := make(chan error, 1)
 	go func() {
-		_, err := w.Write(f.state)
+		_, err := w.Write(state)
 		w.Close()
 		written <- err
 	}()

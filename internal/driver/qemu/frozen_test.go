@@ -136,7 +136,7 @@ func TestLoadRefused(t *testing.T) {
 func TestAdoptUnloaded(t *testing.T) {
 	q := &qemu{Options{Log: discard()}}
 	m, f := waiting(t, nil)
-	started, err := q.spawn(m, launch{bin: m.Bin, seccomp: true, frozen: f})
+	started, err := q.spawn(t.Context(), m, launch{bin: m.Bin, seccomp: true, frozen: f})
 	if err != nil {
 		t.Fatal(err)
 	}

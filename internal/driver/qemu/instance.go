@@ -16,6 +16,7 @@ import (
 	"github.com/banger-dev/banger/internal/driver/vmmproc"
 	"github.com/banger-dev/banger/internal/guestlink"
 	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/trace"
 	"github.com/banger-dev/banger/internal/unixsock"
 )
 
@@ -141,7 +142,11 @@ func (i *instance) watchLog() {
 }
 
 // Run implements driver.Instance.
-func (i *instance) Run(ctx context.Context) error { return i.monitor.do(ctx, "cont", nil) }
+func (i *instance) Run(ctx context.Context) error {
+	mark := trace.From(ctx).BeginOf(Name, i.proc.PID(), "cont")
+	defer mark.End()
+	return i.monitor.do(ctx, "cont", nil)
+}
 
 // Link implements driver.Instance.
 func (i *instance) Link() driver.Link { return i.link }
@@ -157,7 +162,11 @@ func (i *instance) Console(ctx context.Context) (io.ReadCloser, error) {
 }
 
 // Kill implements driver.Instance.
-func (i *instance) Kill(ctx context.Context) error { return i.proc.Kill(ctx) }
+func (i *instance) Kill(ctx context.Context) error {
+	mark := trace.From(ctx).BeginOf(Name, i.proc.PID(), "killed until it is gone")
+	defer mark.End()
+	return i.proc.Kill(ctx)
+}
 
 // Wait implements driver.Instance.
 func (i *instance) Wait(ctx context.Context) (driver.Exit, error) {

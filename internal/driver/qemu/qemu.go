@@ -34,6 +34,7 @@ import (
 	"github.com/banger-dev/banger/internal/driver"
 	"github.com/banger-dev/banger/internal/driver/vmmproc"
 	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/trace"
 	"github.com/banger-dev/banger/internal/unixsock"
 )
 
@@ -163,7 +164,7 @@ type launch struct {
 
 func (q *qemu) launch(ctx context.Context, m driver.Machine, l launch) (_ *instance, err error) {
 	dir := layout.Instance(m.Dir)
-	started, err := q.spawn(m, l)
+	started, err := q.spawn(ctx, m, l)
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +227,9 @@ func layers(m driver.Machine, have []string, seccomp bool) []string {
 }
 
 // spawn starts QEMU in its confinement, held at its gate.
-func (q *qemu) spawn(m driver.Machine, l launch) (*confine.Started, error) {
+func (q *qemu) spawn(ctx context.Context, m driver.Machine, l launch) (*confine.Started, error) {
+	mark := trace.Begin(ctx, "confine: fork and exec")
+	defer mark.End()
 	dir := layout.Instance(m.Dir)
 	sockets, err := vmmproc.Listen([]string{
 		sockQMP: dir.QMP(), sockCtl: dir.GuestCtl(), sockData: dir.GuestData(),
@@ -294,6 +297,8 @@ func (q *qemu) Adopt(ctx context.Context, m driver.Machine, h driver.Handle) (dr
 
 // attach connects to the monitor of a QEMU that is starting or running.
 func (q *qemu) attach(ctx context.Context, m driver.Machine, proc *vmmproc.Process, p private) (*instance, error) {
+	mark := trace.From(ctx).BeginOf(Name, proc.PID(), "until its monitor answers")
+	defer mark.End()
 	ctx, cancel := context.WithTimeoutCause(ctx, monitorTime,
 		banger.Errorf(banger.CodeTimeout, "QEMU's monitor does not answer within %s", monitorTime))
 	defer cancel()
