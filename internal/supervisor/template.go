@@ -119,7 +119,12 @@ func (s *supervisor) bootAndFreeze(ctx context.Context) error {
 	if err := fault.Point("template.freeze", s.vm.Info().PID); err != nil {
 		return err
 	}
-	return freezer.Freeze(ctx, s.dir.Dir())
+	began := time.Now()
+	if err := freezer.Freeze(ctx, s.dir.Dir()); err != nil {
+		return err
+	}
+	s.log.Info("the guest is frozen", "took_ms", time.Since(began).Milliseconds())
+	return nil
 }
 
 // orItsEnd is how the VM ended, if it has, else err: of a VMM that dies the
