@@ -81,7 +81,8 @@ func changed(dir layout.Instance, files []File) string {
 }
 
 // Verify reads all of a template and names what is damaged in it; empty:
-// nothing. It takes about a second for each GiB that is no hole.
+// nothing. It takes some 0.3 s for each GiB that is no hole (measured from the page
+// cache).
 func Verify(ctx context.Context, t Template) (string, error) {
 	if t.Damaged != "" {
 		return t.Damaged, nil

@@ -34,6 +34,13 @@ func TestChangesAreSeen(t *testing.T) {
 		"its manifest is damaged": func(t *testing.T, _ *Store, one, _ Template) {
 			must(t, os.Remove(one.Dir.TemplateManifest()))
 		},
+		"another version of banger made it": func(t *testing.T, _ *Store, one, _ Template) {
+			data, err := os.ReadFile(one.Dir.TemplateManifest())
+			must(t, err)
+			must(t, os.Chmod(one.Dir.TemplateManifest(), 0o600))
+			data = []byte(strings.Replace(string(data), `"format": "`, `"format": "0`, 1))
+			must(t, os.WriteFile(one.Dir.TemplateManifest(), data, 0o600))
+		},
 		"its manifest is that of another": func(t *testing.T, _ *Store, one, other Template) {
 			must(t, os.Rename(other.Dir.TemplateManifest(), one.Dir.TemplateManifest()))
 		},

@@ -87,6 +87,8 @@ func (s *Store) Look(key string) (Template, bool) {
 	switch t.Manifest, err = readManifest(t.Dir); {
 	case err != nil:
 		t.Manifest, t.Damaged = Manifest{Created: made}, "its manifest is damaged"
+	case t.Format != format:
+		t.Damaged = "another version of banger made it"
 	case t.Manifest.Key() != key:
 		t.Manifest, t.Damaged = Manifest{Created: made}, "its manifest is that of another"
 	default:
@@ -138,6 +140,7 @@ func (s *Store) Seal(ctx context.Context, m Manifest) error {
 	if err := settle(dir.Dir()); err != nil {
 		return err
 	}
+	m.Format = format
 	var err error
 	if m.Files, err = record(ctx, dir); err != nil {
 		return err

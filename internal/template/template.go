@@ -60,6 +60,8 @@ type Manifest struct {
 	Image   string    `json:"image"`
 	Kernel  string    `json:"kernel"`
 	Created time.Time `json:"created"`
+	// Format is that of banger's which made it.
+	Format string `json:"format"`
 	// Files are what VMs start from.
 	Files []File `json:"files"`
 }
