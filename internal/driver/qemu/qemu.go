@@ -197,9 +197,8 @@ func (q *qemu) launch(ctx context.Context, m driver.Machine, l launch) (_ *insta
 			err = giveUp(err, proc, p, inst)
 		}
 	}()
-	if missing := confine.Missing(p.Confinement); m.RequireConfinement && len(missing) > 0 {
-		return nil, banger.Errorf(banger.CodeUnavailable, "full confinement is required, and this host gives no %s",
-			strings.Join(missing, ", no ")).WithHint("banger doctor, or require_confinement = false in the config")
+	if err := enough(m, p.Confinement); err != nil {
+		return nil, err
 	}
 	if handle.Private, err = json.Marshal(p); err != nil {
 		return nil, err
@@ -219,6 +218,16 @@ func (q *qemu) launch(ctx context.Context, m driver.Machine, l launch) (_ *insta
 		}
 	}
 	return inst, nil
+}
+
+// enough is an error if m wants more around its VMM than these layers.
+func enough(m driver.Machine, layers []string) error {
+	missing := confine.Missing(layers)
+	if !m.RequireConfinement || len(missing) == 0 {
+		return nil
+	}
+	return banger.Errorf(banger.CodeUnavailable, "full confinement is required, and this host gives no %s",
+		strings.Join(missing, ", no ")).WithHint("banger doctor, or require_confinement = false in the config")
 }
 
 // giveUp ends a QEMU that did not start for the reason err, and returns the reason
