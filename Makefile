@@ -14,7 +14,7 @@ TESTTIMEOUT ?= 25m
 
 export TZ := UTC
 
-.PHONY: build install demo test check unit vm soak bench generate deps test-deps clean
+.PHONY: build install demo test check unit vm soak bench generate deps test-deps bench-deps clean
 
 ## build: the four binaries, static, with one build stamp, in bin/
 build:
@@ -54,10 +54,11 @@ vm: build
 soak: test-deps build
 	scripts/soak
 
-## bench: start, exec and list times as medians and ratios, into docs/bench;
-## with IMAGE=1 also an image build against the bare recipe, which takes minutes
-bench: test-deps build
-	go run ./test/bench -out docs/bench $(if $(IMAGE),-image)
+## bench: what has a limit, as medians and ratios to yardsticks in the same
+## run, with a table and a chart, into docs/bench. IMAGE=1 builds images too,
+## SCALE=1 starts up to 100 VMs; each takes minutes. ONLY=fork,run: those alone
+bench: bench-deps build
+	go run ./test/bench -out docs/bench $(if $(N),-n $(N)) $(if $(ONLY),-only $(ONLY)) $(if $(IMAGE),-image) $(if $(SCALE),-scale)
 
 ## generate: regenerate the code of the contracts
 generate:
@@ -68,6 +69,9 @@ deps:
 
 test-deps:
 	scripts/deps test
+
+bench-deps:
+	scripts/deps bench
 
 clean:
 	rm -rf bin

@@ -37,17 +37,18 @@ func (c *Client) WarmImage(ctx context.Context, req *bangerv1.WarmImageRequest, 
 	return made, nil
 }
 
-// ListTemplates returns the templates, the one used last first.
-func (c *Client) ListTemplates(ctx context.Context) ([]*bangerv1.Template, error) {
+// ListTemplates returns the templates, the one used last first. With verify the
+// daemon reads all of each, and says which are damaged.
+func (c *Client) ListTemplates(ctx context.Context, verify bool) ([]*bangerv1.Template, error) {
 	c.hello(ctx)
-	res, err := unary(ctx, c.rpc.ListTemplates, &bangerv1.ListTemplatesRequest{})
+	res, err := unary(ctx, c.rpc.ListTemplates, &bangerv1.ListTemplatesRequest{Verify: verify})
 	return res.GetTemplates(), err
 }
 
 // PruneTemplates removes the templates that no VM can be started from any more,
-// with all every one, and returns them.
-func (c *Client) PruneTemplates(ctx context.Context, all bool) ([]*bangerv1.Template, error) {
+// or as many as the request says, and returns them.
+func (c *Client) PruneTemplates(ctx context.Context, req *bangerv1.PruneTemplatesRequest) ([]*bangerv1.Template, error) {
 	c.hello(ctx)
-	res, err := unary(ctx, c.rpc.PruneTemplates, &bangerv1.PruneTemplatesRequest{All: all})
+	res, err := unary(ctx, c.rpc.PruneTemplates, req)
 	return res.GetRemoved(), err
 }

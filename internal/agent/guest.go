@@ -65,6 +65,12 @@ func (g *guest) Boot(payload []byte) {
 		g.log.Error("boot message is not readable", "cause", err)
 		return
 	}
+	if g.isTemplate() && !boot.Template {
+		if err := identity.Resume(boot); err != nil {
+			g.log.Error("this copy of a template takes no commands: it is not its own", "cause", err)
+			return
+		}
+	}
 	if err := identity.Apply(boot); err != nil {
 		g.log.Error("identity is not complete", "cause", err)
 	}
@@ -77,6 +83,13 @@ func (g *guest) Boot(payload []byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.boot, g.ssh, g.known = boot, nil, true
+}
+
+// isTemplate reports whether the guest is nobody's yet.
+func (g *guest) isTemplate() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.known && g.boot.Template
 }
 
 // connect sets the network up. A copy of a guest has that of its original

@@ -8,6 +8,8 @@ import (
 	"net"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
 	"github.com/banger-dev/banger/internal/agent/process"
 	"github.com/banger-dev/banger/internal/linkwire"
@@ -60,5 +62,23 @@ func TestDoorsOfATemplate(t *testing.T) {
 	g.Stream(far, linkwire.PortExec, func() bool { return false })
 	if _, err := io.ReadAll(near); err != nil {
 		t.Errorf("a closed door: %v", err)
+	}
+}
+
+// A copy of a template that could not be made its own stays nobody's: its
+// commands would draw the numbers that its siblings draw.
+func TestACopyWithoutEntropyIsNobodys(t *testing.T) {
+	g := &guest{log: slog.New(slog.DiscardHandler), known: true, boot: &agentv1.Boot{Template: true}}
+	for _, boot := range []*agentv1.Boot{
+		{Id: "x", TimeUnixNs: 1}, {Id: "x", TimeUnixNs: 1, Entropy: make([]byte, 31)}, {Id: "x", Entropy: make([]byte, 64)},
+	} {
+		payload, err := proto.Marshal(boot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.Boot(payload)
+		if g.serves(linkwire.PortExec) {
+			t.Errorf("with %v it takes commands", boot)
+		}
 	}
 }

@@ -18,21 +18,28 @@ func (a *App) newTemplate() *cobra.Command {
 }
 
 // templateListOptions are the flags of template list.
-type templateListOptions struct{ app *App }
+type templateListOptions struct {
+	app    *App
+	verify bool
+}
 
 func (a *App) newTemplateList(run func(context.Context, *templateListOptions) error) *cobra.Command {
 	opts := &templateListOptions{app: a}
 	if run == nil {
 		run = runTemplateList
 	}
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List templates, the one used last first", Args: none,
 		Long: "Lists the templates, the one used last first. A VM starts from the current one of\n" +
 			"its image and shape; one that is not current was made of an image, a kernel, an agent\n" +
-			"or a QEMU that has changed since. Spares are VMs of it that wait to be somebody's.",
-		Example: examples("banger template list", "banger template list --json | jq '.[].size_bytes'"),
+			"or a QEMU that has changed since. A damaged one is used by none and made anew: what a\n" +
+			"program wrote to its files is seen at every start, and what the host's disk has lost\n" +
+			"without saying so with --verify. Spares are VMs of it that wait to be somebody's.",
+		Example: examples("banger template list", "banger template list --verify", "banger template list --json | jq '.[].size_bytes'"),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), opts) },
 	}
+	cmd.Flags().BoolVar(&opts.verify, "verify", false, "read all of each template and say which are damaged")
+	return cmd
 }
 
 func runTemplateList(ctx context.Context, opts *templateListOptions) error {
@@ -40,7 +47,7 @@ func runTemplateList(ctx context.Context, opts *templateListOptions) error {
 	if err != nil {
 		return err
 	}
-	templates, err := c.ListTemplates(ctx)
+	templates, err := c.ListTemplates(ctx, opts.verify)
 	if err != nil {
 		return err
 	}
@@ -49,8 +56,8 @@ func runTemplateList(ctx context.Context, opts *templateListOptions) error {
 
 // templatePruneOptions are the flags of template prune.
 type templatePruneOptions struct {
-	app *App
-	all bool
+	app         *App
+	all, verify bool
 }
 
 func (a *App) newTemplatePrune(run func(context.Context, *templatePruneOptions) error) *cobra.Command {
@@ -66,6 +73,7 @@ func (a *App) newTemplatePrune(run func(context.Context, *templatePruneOptions) 
 		RunE:    func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), opts) },
 	}
 	cmd.Flags().BoolVarP(&opts.all, "all", "a", false, "the current ones, too")
+	cmd.Flags().BoolVar(&opts.verify, "verify", false, "read all of each template and remove the damaged ones")
 	return cmd
 }
 
@@ -75,7 +83,7 @@ func runTemplatePrune(ctx context.Context, opts *templatePruneOptions) error {
 	if err != nil {
 		return err
 	}
-	removed, err := c.PruneTemplates(ctx, opts.all)
+	removed, err := c.PruneTemplates(ctx, &bangerv1.PruneTemplatesRequest{All: opts.all, Verify: opts.verify})
 	if err != nil {
 		return err
 	}
@@ -109,6 +117,7 @@ type templateView struct {
 	Used         string `json:"used"`
 	Current      bool   `json:"current"`
 	Spares       int32  `json:"spares"`
+	Damaged      string `json:"damaged,omitempty"`
 }
 
 func viewTemplate(t *bangerv1.Template) templateView {
@@ -116,6 +125,7 @@ func viewTemplate(t *bangerv1.Template) templateView {
 		Key: t.Key, Image: t.Image, Kernel: t.Kernel, VCPU: t.Vcpu, MemoryMiB: t.MemoryMib, DiskBytes: t.DiskBytes,
 		OverlayBytes: t.OverlayBytes, Driver: t.Driver, Accel: t.Accel, SizeBytes: t.SizeBytes,
 		Created: when(t.CreatedUnixMs), Used: when(t.UsedUnixMs), Current: t.Current, Spares: t.Spares,
+		Damaged: t.Damaged,
 	}
 }
 
@@ -139,7 +149,15 @@ func (a *App) printTemplates(templates []*bangerv1.Template) error {
 	for _, t := range templates {
 		rows = append(rows, []string{banger.ShortID(t.Key), a.shown(t.Image), a.shown(t.Kernel), fmt.Sprint(t.Vcpu),
 			banger.FormatSize(t.MemoryMib * banger.MiB), banger.FormatSize(t.DiskBytes), t.Driver + "/" + t.Accel,
-			banger.FormatSize(t.SizeBytes), ago(a, t.UsedUnixMs), yesNo(t.Current), fmt.Sprint(t.Spares)})
+			banger.FormatSize(t.SizeBytes), ago(a, t.UsedUnixMs), a.isCurrent(t), fmt.Sprint(t.Spares)})
 	}
 	return a.table(rows)
+}
+
+// isCurrent is the last column of the list.
+func (a *App) isCurrent(t *bangerv1.Template) string {
+	if t.Damaged != "" {
+		return "no: " + a.shown(t.Damaged)
+	}
+	return yesNo(t.Current)
 }

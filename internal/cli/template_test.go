@@ -26,13 +26,17 @@ func frozen() []*bangerv1.Template {
 	return []*bangerv1.Template{one, old}
 }
 
-func (d *fakeDaemon) ListTemplates(context.Context, *connect.Request[bangerv1.ListTemplatesRequest]) (*connect.Response[bangerv1.ListTemplatesResponse], error) {
-	return connect.NewResponse(&bangerv1.ListTemplatesResponse{Templates: frozen()}), nil
+func (d *fakeDaemon) ListTemplates(_ context.Context, req *connect.Request[bangerv1.ListTemplatesRequest]) (*connect.Response[bangerv1.ListTemplatesResponse], error) {
+	all := frozen()
+	if req.Msg.Verify {
+		all[0].Current, all[0].Damaged = false, "its file \"memory\" is not what was written"
+	}
+	return connect.NewResponse(&bangerv1.ListTemplatesResponse{Templates: all}), nil
 }
 
 func (d *fakeDaemon) PruneTemplates(_ context.Context, req *connect.Request[bangerv1.PruneTemplatesRequest]) (*connect.Response[bangerv1.PruneTemplatesResponse], error) {
 	removed := frozen()
-	if !req.Msg.All {
+	if !req.Msg.All && !req.Msg.Verify {
 		removed = removed[1:]
 	}
 	return connect.NewResponse(&bangerv1.PruneTemplatesResponse{Removed: removed}), nil
@@ -57,6 +61,11 @@ func TestTemplateList(t *testing.T) {
 	w = newWorld(t, d, "")
 	w.expect(t, w.run("template", "ls", "-q"), 0, strings.Repeat("c", 64)+"\n"+strings.Repeat("d", 64)+"\n", "")
 	w = newWorld(t, d, "")
+	w.run("template", "list", "--verify")
+	if out := w.out.String(); !strings.Contains(out, "no: its file \"memory\" is not what was written  2\n") {
+		t.Error(out)
+	}
+	w = newWorld(t, d, "")
 	w.run("template", "list", "--json")
 	var views []templateView
 	if err := json.Unmarshal(w.out.Bytes(), &views); err != nil || len(views) != 2 || !views[0].Current || views[0].MemoryMiB != 512 {
@@ -70,6 +79,8 @@ func TestTemplatePrune(t *testing.T) {
 	w.expect(t, w.run("template", "prune"), 0, "dddddddddddd\n", "removed: 1, freed: 64M\n")
 	w = newWorld(t, d, "")
 	w.expect(t, w.run("template", "prune", "--all", "-q"), 0, strings.Repeat("c", 64)+"\n"+strings.Repeat("d", 64)+"\n", "")
+	w = newWorld(t, d, "")
+	w.expect(t, w.run("template", "prune", "--verify"), 0, "cccccccccccc\ndddddddddddd\n", "removed: 2, freed: 128M\n")
 	w = newWorld(t, d, "")
 	w.expect(t, w.run("template", "prune", "x"), 2, "", "takes no arguments")
 }

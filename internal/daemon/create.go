@@ -206,6 +206,9 @@ func (m *machine) buildDir(ctx context.Context, op *operation, p parts) error {
 	} else if err := m.d.newDisks(ctx, temp, rec.OverlayBytes, rec.DiskBytes); err != nil {
 		return err
 	}
+	if op.first != nil {
+		p.templateError = op.first.problem
+	}
 	spec, err := m.d.spec(rec, p)
 	if err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/process"
 	"github.com/banger-dev/banger/internal/store"
+	"github.com/banger-dev/banger/internal/template"
 )
 
 const (
@@ -69,7 +70,7 @@ func (s *spares) make(ctx context.Context, r *recipe) (sp *spare, err error) {
 	if err := fault.Point(stepSpareDir); err != nil {
 		return sp, err
 	}
-	if err := s.furnish(ctx, sp, found.Dir); err != nil {
+	if err := s.furnish(ctx, sp, found); err != nil {
 		return sp, err
 	}
 	if err := fault.Point(stepSpareSpawn); err != nil {
@@ -98,13 +99,13 @@ func markSpare(dir layout.Instance) error {
 }
 
 // furnish puts disks and a spec that names nobody into the directory.
-func (s *spares) furnish(ctx context.Context, sp *spare, template layout.Instance) error {
-	if err := cloneDisks(ctx, sp.dir, template); err != nil {
+func (s *spares) furnish(ctx context.Context, sp *spare, found template.Template) error {
+	if err := s.d.templates.copyDisks(ctx, sp.dir, found); err != nil {
 		return err
 	}
 	r := sp.recipe
 	p := r.parts
-	p.template = template.Dir()
+	p.template = found.Dir.Dir()
 	nobody := store.VM{ID: sp.id, Name: "spare", VCPU: r.VCPU, MemoryMiB: r.MemoryMiB}
 	spec, err := s.d.spec(nobody, p)
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 type parts struct {
 	base, vmlinux, initrd, accel string
 	// template is the directory of the one that the disks are copies of; empty:
-	// none.
-	template string
+	// none. templateError is why one that is there is not used.
+	template, templateError string
 }
 
 // spec is what the supervisor of rec runs.
@@ -45,7 +45,7 @@ func (d *Daemon) spec(rec store.VM, p parts) (*vmv1.Spec, error) {
 		Kernel: p.vmlinux, Initrd: p.initrd, Driver: "qemu", Accel: p.accel, VmmBin: bin,
 		Nat: rec.NAT, DnsUpstream: cfg.Network.DNSUpstream, AllowPrivate: cfg.Network.AllowPrivate,
 		RequireConfinement: cfg.RequireConfinement, Boot: boot, Build: banger.BuildStamp().String(),
-		Template: p.template,
+		Template: p.template, TemplateError: p.templateError,
 		Readable: []string{home.Images(), home.Kernels(), home.Initramfs()},
 	}, nil
 }

@@ -210,7 +210,7 @@ func (m *machine) refreshSpec(ctx context.Context, r *reporter) (*firstRun, erro
 		return nil, m.diskError(err)
 	}
 	if first != nil {
-		p.template = first.template
+		p.template, p.templateError = first.template, first.problem
 	}
 	spec, err := m.d.spec(rec, p)
 	if err != nil {

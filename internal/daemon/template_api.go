@@ -22,14 +22,14 @@ func (a api) WarmImage(ctx context.Context, req *connect.Request[bangerv1.WarmIm
 }
 
 // ListTemplates lists the templates.
-func (a api) ListTemplates(ctx context.Context, _ *connect.Request[bangerv1.ListTemplatesRequest]) (*connect.Response[bangerv1.ListTemplatesResponse], error) {
-	all, err := a.d.templates.list(ctx)
+func (a api) ListTemplates(ctx context.Context, req *connect.Request[bangerv1.ListTemplatesRequest]) (*connect.Response[bangerv1.ListTemplatesResponse], error) {
+	all, err := a.d.templates.list(ctx, req.Msg.Verify)
 	return connect.NewResponse(&bangerv1.ListTemplatesResponse{Templates: all}), err
 }
 
 // PruneTemplates removes templates.
 func (a api) PruneTemplates(ctx context.Context, req *connect.Request[bangerv1.PruneTemplatesRequest]) (*connect.Response[bangerv1.PruneTemplatesResponse], error) {
-	removed, err := a.d.templates.prune(ctx, req.Msg.All)
+	removed, err := a.d.templates.prune(ctx, req.Msg)
 	return connect.NewResponse(&bangerv1.PruneTemplatesResponse{Removed: removed}), err
 }
 
@@ -61,7 +61,7 @@ func (d *Daemon) warm(ctx context.Context, req *bangerv1.WarmImageRequest, r *re
 	}
 	made, ok := d.templates.store.Find(want.key)
 	if !ok {
-		return nil, banger.Errorf(banger.CodeFailed, "the template of image %q was removed as soon as it was made", rec.Image).
+		return nil, banger.Errorf(banger.CodeFailed, "the template of image %q was removed or damaged as soon as it was made", rec.Image).
 			WithHint("banger image warm %s", rec.Image)
 	}
 	d.spares.noted(&firstRun{recipe: want})
@@ -77,28 +77,35 @@ func noTemplate(image string, err error) error {
 	return banger.Errorf(banger.CodeUnavailable, "image %q can have no template here: %w", image, err).WithHint("banger doctor")
 }
 
-// list returns the templates, the one used last first.
-func (t *templates) list(ctx context.Context) ([]*bangerv1.Template, error) {
+// list returns the templates, the one used last first; with verify all of them
+// is read.
+func (t *templates) list(ctx context.Context, verify bool) ([]*bangerv1.Template, error) {
 	all, err := t.store.List()
 	if err != nil {
 		return nil, err
 	}
 	var out []*bangerv1.Template
 	for _, found := range all {
+		if verify {
+			if found.Damaged, err = template.Verify(ctx, found); err != nil {
+				return nil, err
+			}
+		}
 		out = append(out, t.proto(found, t.current(ctx, found)))
 	}
 	return out, ctx.Err()
 }
 
-// prune removes the templates that are not current, or all.
-func (t *templates) prune(ctx context.Context, all bool) ([]*bangerv1.Template, error) {
-	found, err := t.list(ctx)
+// prune removes the templates that are not current, damaged ones among them, or
+// all.
+func (t *templates) prune(ctx context.Context, req *bangerv1.PruneTemplatesRequest) ([]*bangerv1.Template, error) {
+	found, err := t.list(ctx, req.Verify)
 	if err != nil {
 		return nil, err
 	}
 	var removed []*bangerv1.Template
 	for _, one := range found {
-		if one.Current && !all {
+		if one.Current && !req.All {
 			continue
 		}
 		if err := t.store.Remove(one.Key); err != nil {
@@ -112,8 +119,11 @@ func (t *templates) prune(ctx context.Context, all bool) ([]*bangerv1.Template, 
 }
 
 // current reports whether a new VM would start from the template: everything
-// that it was made of is what it was. It fetches nothing.
+// that it was made of is what it was, and so is it. It fetches nothing.
 func (t *templates) current(ctx context.Context, found template.Template) bool {
+	if found.Damaged != "" {
+		return false
+	}
 	now := found.Inputs
 	digest, err := t.d.localDigest(found.Image)
 	if err != nil {
@@ -154,5 +164,6 @@ func (ts *templates) proto(t template.Template, current bool) *bangerv1.Template
 		Key:    t.Key, Image: t.Image, Kernel: t.Kernel, Vcpu: int32(t.VCPU), MemoryMib: t.MemoryMiB,
 		DiskBytes: t.DiskBytes, OverlayBytes: t.OverlayBytes, Driver: t.Driver, Accel: t.Accel,
 		SizeBytes: t.Size, CreatedUnixMs: t.Created.UnixMilli(), UsedUnixMs: t.Used.UnixMilli(), Current: current,
+		Damaged: t.Damaged,
 	}
 }

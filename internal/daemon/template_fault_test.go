@@ -16,6 +16,7 @@ import (
 	"github.com/banger-dev/banger/internal/daemon/daemontest"
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/process"
+	"github.com/banger-dev/banger/internal/template"
 )
 
 // eachTemplateStep calls f for every step of the making of a template, with a
@@ -45,6 +46,32 @@ func TestMakerOfATemplateKilledAtEveryStep(t *testing.T) {
 		})
 		h.consistent()
 	})
+}
+
+// Killed when the template has its name, it is there; killed in the middle of a
+// removal, it is gone, and the rest with the next start.
+func TestKilledBesideATemplate(t *testing.T) {
+	h := newHost(t).start("BANGER_FAULT=" + daemon.PointPublished + "=kill-self")
+	h.create(t.Context(), &bangerv1.CreateVMRequest{Name: "dev", MemoryMib: usualMiB})
+	h.awaitEnd()
+	h.start("BANGER_FAULT=" + template.PointRemove + "=kill-self")
+	if all := h.templates(); len(all) != 1 || all[0].Damaged != "" {
+		t.Errorf("templates: %v", all)
+	}
+	wantOrigin(t, h.runUsual("two"), "template")
+	h.client.PruneTemplates(t.Context(), connect.NewRequest(&bangerv1.PruneTemplatesRequest{All: true}))
+	if h.awaitEnd() == nil {
+		t.Fatal("the daemon lives")
+	}
+	h.start()
+	h.noneUnfinished()
+	if n := len(h.templates()); n != 0 {
+		t.Errorf("%d templates", n)
+	}
+	if vm := h.mustGet("two"); vm.State != string(banger.StateRunning) {
+		t.Errorf("the VM that was started from it is %s", vm.State)
+	}
+	h.consistent()
 }
 
 func TestMakerOfATemplateFailsAtEveryStep(t *testing.T) {

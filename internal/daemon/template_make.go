@@ -39,13 +39,18 @@ const (
 
 // The steps of the making of a template, as fault.Point names them.
 const (
-	stepPrepare = "template.prepare" // the unfinished directory is about to be made
-	stepFrozen  = "template.frozen"  // the guest is frozen in it
-	stepPublish = "template.publish" // it is whole, and about to get its name
+	stepPrepare  = "template.prepare"  // the unfinished directory is about to be made
+	stepPrepared = "template.prepared" // its disks and spec are made
+	stepFrozen   = "template.frozen"   // the guest is frozen in it
+	stepPublish  = "template.publish"  // it is whole, and about to get its name
+	// PointPublished: it has its name, and others may have to go for it.
+	PointPublished = "template.published"
 )
 
-// TemplateFaultPoints are the steps in the order they are passed.
-func TemplateFaultPoints() []string { return []string{stepPrepare, stepFrozen, stepPublish} }
+// TemplateFaultPoints are the steps up to the name, in the order they are passed.
+func TemplateFaultPoints() []string {
+	return []string{stepPrepare, stepPrepared, stepFrozen, stepPublish}
+}
 
 // makeUnasked makes a template beside everything else, at the lowest priority,
 // unless something speaks against it now: the next run asks again.
@@ -158,7 +163,7 @@ func (t *templates) make(ctx context.Context, r *recipe, nice int) (err error) {
 	if err := t.runMaker(ctx, dir, nice); err != nil {
 		return err
 	}
-	if err := t.publish(r, dir); err != nil {
+	if err := t.publish(ctx, r, dir, nice); err != nil {
 		return err
 	}
 	t.log.Info("a template is made", "template", r.key, "image", r.Image, "took", time.Since(began).Round(time.Millisecond))
@@ -214,11 +219,14 @@ func (t *templates) prepare(ctx context.Context, r *recipe, dir layout.Instance)
 	if err != nil {
 		return err
 	}
-	return writeSpec(dir, spec)
+	if err := writeSpec(dir, spec); err != nil {
+		return err
+	}
+	return fault.Point(stepPrepared)
 }
 
 // publish makes what was frozen a template, if it fits, and others go for it.
-func (t *templates) publish(r *recipe, dir layout.Instance) error {
+func (t *templates) publish(ctx context.Context, r *recipe, dir layout.Instance, nice int) error {
 	if err := fault.Point(stepFrozen); err != nil {
 		return err
 	}
@@ -235,7 +243,8 @@ func (t *templates) publish(r *recipe, dir layout.Instance) error {
 			banger.FormatSize(size), banger.FormatSize(limit)).WithHint("template_cache_size = \"8G\" in %s", t.d.opts.Home.ConfigFile())
 	}
 	r.Created = time.Now().UTC()
-	if err := t.store.Seal(r.Manifest); err != nil {
+	// All of it is read and written: some 100 ms.
+	if err := atPriority(nice, func() error { return t.store.Seal(ctx, r.Manifest) }); err != nil {
 		return err
 	}
 	if err := fault.Point(stepPublish); err != nil {
@@ -244,6 +253,17 @@ func (t *templates) publish(r *recipe, dir layout.Instance) error {
 	if err := t.store.Publish(r.key); err != nil {
 		return err
 	}
+	t.evict(limit, r)
+	return nil
+}
+
+// evict has older templates go for that of r. One too many is no reason to do
+// without it.
+func (t *templates) evict(limit int64, r *recipe) {
+	if err := fault.Point(PointPublished); err != nil {
+		t.log.Error("templates take more than they may", "error", err)
+		return
+	}
 	removed, err := t.store.Evict(limit, r.key)
 	for _, old := range removed {
 		t.log.Info("a template is removed: the space is needed", "template", old.Key, "image", old.Image)
@@ -251,7 +271,6 @@ func (t *templates) publish(r *recipe, dir layout.Instance) error {
 	if err != nil {
 		t.log.Error("templates take more than they may", "error", err)
 	}
-	return nil
 }
 
 // limit is what all templates may take, in bytes.
@@ -266,54 +285,77 @@ func (t *templates) limit() (int64, error) {
 // runMaker runs banger-vm template to its end. It gives up when ctx ends, and
 // when the daemon dies.
 func (t *templates) runMaker(ctx context.Context, dir layout.Instance, nice int) error {
-	log, err := os.OpenFile(dir.SupervisorLog(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	// In no file: that its disk is full is one of the things it has to say. And
+	// no pipe, which would end with this daemon, and the maker with that.
+	words, err := anonymousFile("maker")
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer words.Close()
 	cmd := exec.CommandContext(ctx, t.d.opts.Supervisor, "template", dir.Dir())
-	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", words, words
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = makerGrace
-	ended := make(chan error, 1)
-	go func() {
-		// The death signal comes when the thread that forked ends, and a
-		// priority that was given up cannot be had back: the thread is this
-		// child's alone, and ends with it.
-		runtime.LockOSThread()
-		if err := unix.Setpriority(unix.PRIO_PROCESS, 0, nice); nice > 0 && err != nil {
-			ended <- err
-			return
-		}
-		ended <- cmd.Run()
-	}()
-	err = <-ended
+	err = atPriority(nice, cmd.Run)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err == nil:
 		return nil
 	}
-	said := makerSaid(dir)
+	said := makerSaid(words)
 	t.log.Warn("the maker of a template failed", "ended", err, "said", said)
-	if first, _, _ := strings.Cut(said, "\n"); first != "" {
+	if first := firstCause(said); first != "" {
 		return errors.New(first)
 	}
-	return err
+	return fmt.Errorf("its maker ended: %w", err)
+}
+
+// atPriority runs f, and what it starts, on a thread of its own: a priority that
+// was given up cannot be had back, and the death signal of a child comes when the
+// thread that forked it ends. The thread ends with f.
+func atPriority(nice int, f func() error) error {
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Setpriority(unix.PRIO_PROCESS, 0, nice); nice > 0 && err != nil {
+			ended <- err
+			return
+		}
+		ended <- f()
+	}()
+	return <-ended
+}
+
+// firstCause is the first line of what a maker said, without its advice: that is
+// about a directory which is about to be removed.
+func firstCause(said string) string {
+	line, _, _ := strings.Cut(said, "\n")
+	cause, _, _ := strings.Cut(line, "; try: ")
+	return cause
+}
+
+// anonymousFile is a file in memory. What is written goes to its end.
+func anonymousFile(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, unix.O_APPEND); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // makerSaid is what a maker said of its failure.
-func makerSaid(dir layout.Instance) string {
-	f, err := os.Open(dir.SupervisorLog())
+func makerSaid(words *os.File) string {
+	info, err := words.Stat()
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
-	if info, err := f.Stat(); err == nil && info.Size() > makerWords {
-		f.Seek(-makerWords, io.SeekEnd)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, makerWords))
+	data, err := io.ReadAll(io.NewSectionReader(words, max(0, info.Size()-makerWords), makerWords))
 	if err != nil {
 		return ""
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/config"
@@ -69,6 +70,10 @@ type firstRun struct {
 	recipe *recipe
 	// template is the directory of the one that is used; empty: the VM boots.
 	template string
+	// made is when that was made: another may have its name by now.
+	made time.Time
+	// problem is why one that is there is not used.
+	problem string
 }
 
 // errNoTemplates: the config wants none.
@@ -133,39 +138,54 @@ func (t *templates) first(ctx context.Context, rec store.VM, image Image, kernel
 }
 
 // fork makes the disks in dir copies of the template's, if there is one, and
-// notes it in f. It reports whether the disks are there: no template, and one
-// that vanishes meanwhile, leave none.
+// notes it in f. It reports whether the disks are there: no template, a damaged
+// one, and one that vanishes meanwhile, leave none.
 func (t *templates) fork(ctx context.Context, f *firstRun, dir layout.Instance) bool {
 	if f == nil {
 		return false
 	}
-	found, ok := t.store.Find(f.recipe.key)
+	found, ok := t.store.Look(f.recipe.key)
 	if !ok {
 		return false
 	}
-	err := cloneDisks(ctx, dir, found.Dir)
-	if err == nil {
-		err = t.store.Touch(found.Key)
+	// Not even its disks: what the guest wrote there may be cut off, too.
+	if f.problem = found.Damaged; f.problem != "" {
+		t.discard(found.Key, found.Created, f.problem)
+		return false
 	}
-	if err != nil {
+	if err := t.clone(ctx, dir, found); err != nil {
 		t.log.Warn("a template is not used", "template", found.Key, "error", err)
 		os.Remove(dir.Overlay())
 		os.Remove(dir.Work())
 		return false
 	}
-	f.template = found.Dir.Dir()
+	f.template, f.made = found.Dir.Dir(), found.Created
 	return true
 }
 
-// cloneDisks makes the disks in dir copies of those in from.
-func cloneDisks(ctx context.Context, dir, from layout.Instance) error {
+// clone is copyDisks for a VM, whose start is noted.
+func (t *templates) clone(ctx context.Context, dir layout.Instance, found template.Template) error {
+	if err := t.copyDisks(ctx, dir, found); err != nil {
+		return err
+	}
+	return t.store.Touch(found.Key)
+}
+
+// copyDisks makes the disks in dir copies of those of a template.
+func (t *templates) copyDisks(ctx context.Context, dir layout.Instance, found template.Template) error {
 	errs := make(chan error, 2)
 	clone := func(dst, src string) {
 		errs <- trace.Do(ctx, "clone a disk", func() error { return disk.Clone(ctx, dst, src) })
 	}
-	go clone(dir.Overlay(), from.Overlay())
-	go clone(dir.Work(), from.Work())
-	return errors.Join(<-errs, <-errs)
+	go clone(dir.Overlay(), found.Dir.Overlay())
+	go clone(dir.Work(), found.Dir.Work())
+	if err := errors.Join(<-errs, <-errs); err != nil {
+		return err
+	}
+	if now, ok := t.store.Find(found.Key); !ok || !now.Created.Equal(found.Created) {
+		return errors.New("it was removed, and maybe made anew, while its disks were copied")
+	}
+	return nil
 }
 
 // refork is fork for a VM that has disks already and has never run: they are
@@ -192,7 +212,8 @@ func (t *templates) ready(m *machine, f *firstRun) {
 	case f.template != "" && rec.TemplateError == "":
 		return
 	case f.template != "":
-		t.discard(f.recipe.key, rec.TemplateError)
+		t.discard(f.recipe.key, f.made, rec.TemplateError)
+	case f.problem != "":
 	case !f.recipe.usual && t.count(t.runs, f.recipe.key) < 2:
 		return
 	}
@@ -203,13 +224,14 @@ func (t *templates) ready(m *machine, f *firstRun) {
 // time to.
 func (t *templates) failed(m *machine, f *firstRun) {
 	if f != nil && f.template != "" {
-		t.discard(f.recipe.key, "vm "+m.id+", which was started from it, did not become ready")
+		t.discard(f.recipe.key, f.made, "vm "+m.id+", which was started from it, did not become ready")
 	}
 }
 
-// discard removes a template that VMs cannot be started from.
-func (t *templates) discard(key, reason string) {
-	if _, ok := t.store.Find(key); !ok {
+// discard removes the template, made at some time, that VMs cannot be started
+// from.
+func (t *templates) discard(key string, made time.Time, reason string) {
+	if now, ok := t.store.Look(key); !ok || !now.Created.Equal(made) {
 		return // removed meanwhile: that was the reason
 	}
 	t.count(t.strikes, key)

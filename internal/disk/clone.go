@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,8 +16,9 @@ const chunk = 16 << 20
 
 // Clone makes dst, which must not exist, a copy of src that shares its storage
 // where the file system can (FICLONE); elsewhere it copies what src has
-// allocated and leaves the holes. src must not change meanwhile. Nothing is left
-// behind when it fails.
+// allocated and leaves the holes. dst is as old as src: who has noted when src
+// was written knows a copy of it from one that was written since. src must not
+// change meanwhile. Nothing is left behind when it fails.
 func Clone(ctx context.Context, dst, src string) error {
 	in, err := os.Open(src)
 	if err != nil {
@@ -34,11 +36,23 @@ func Clone(ctx context.Context, dst, src string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil {
-			return nil
+		if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) != nil {
+			if err := copySparse(ctx, out, in, info.Size()); err != nil {
+				return err
+			}
 		}
-		return copySparse(ctx, out, in, info.Size())
+		return setWritten(out, info.ModTime())
 	})
+}
+
+// setWritten sets when f was written last.
+func setWritten(f *os.File, at time.Time) error {
+	ts, err := unix.TimeToTimespec(at)
+	if err != nil {
+		return err
+	}
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, ts}
+	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), times, 0))
 }
 
 // copySparse copies the allocated extents of in.

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	banger "github.com/banger-dev/banger"
 )
@@ -138,6 +139,10 @@ func TestClone(t *testing.T) {
 	if err := f.Truncate(1 << 30); err != nil {
 		t.Fatal(err)
 	}
+	written := time.Unix(1_600_000_000, 123_456_789)
+	if err := os.Chtimes(src, time.Time{}, written); err != nil {
+		t.Fatal(err)
+	}
 	if err := Clone(t.Context(), dst, src); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +157,7 @@ func TestClone(t *testing.T) {
 			t.Errorf("at %d: %q, %v", offset, got, err)
 		}
 	}
-	if info, err := clone.Stat(); err != nil || info.Size() != 1<<30 {
+	if info, err := clone.Stat(); err != nil || info.Size() != 1<<30 || !info.ModTime().Equal(written) {
 		t.Errorf("clone is %v, %v", info, err)
 	}
 	if n, err := Allocated(dst); err != nil || n > 1<<20 {

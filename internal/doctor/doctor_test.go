@@ -105,6 +105,9 @@ func TestWhatFailsSaysHowToMendIt(t *testing.T) {
 			os.WriteFile(o.Home.ConfigFile(), []byte("accel = \"kvm\"\n"), 0o600)
 			o.Probe = answer(vmhost.Found{QEMU: vmhost.QEMU{Path: "/q"}, KVM: vmhost.KVM{Reason: "forbidden"}})
 		}, "kvm", Fail, []string{"the config asks for it"}},
+		"a damaged template": {func(o *Options) {
+			os.MkdirAll(o.Home.Template(strings.Repeat("ab", 32)).Dir(), 0o700)
+		}, "templates", Warn, []string{"abababababab: its manifest is damaged", "banger template prune"}},
 		"less confinement": {func(o *Options) {
 			o.Probe = answer(vmhost.Found{QEMU: vmhost.QEMU{Path: "/q"}, Unconfined: []string{"landlock"}, Accel: "tcg"})
 		}, "confinement", Warn, []string{"contained by emulation", "landlock"}},

@@ -328,10 +328,16 @@ func (e *examiner) templates() {
 		return
 	}
 	var total int64
+	damaged := ""
 	for _, t := range all {
 		total += t.Size
+		if t.Damaged != "" {
+			damaged = banger.ShortID(t.Key) + ": " + t.Damaged
+		}
 	}
 	switch {
+	case damaged != "":
+		e.add(Warn, "templates", "banger template prune", "one is damaged and used by no VM: %s", damaged)
 	case limit == 0:
 		e.ok("templates", "turned off by template_cache_size; %d are there and take %s", len(all), size(total))
 	case total > limit:

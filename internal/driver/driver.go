@@ -162,9 +162,9 @@ type Freezer interface {
 type Restorer interface {
 	// Restore is Start with the guest that was frozen into the files in from,
 	// which any number of VMMs share and none changes; from may be removed while
-	// they run. m's disks are copies of those that the guest was frozen with, of
-	// the same sizes, and the rest of m is equal to its machine, but for ID and
-	// Dir. The guest stands still until Run.
+	// they run. m's disks are copies of those that the guest was frozen with, as
+	// large and as old (time of the last write), and the rest of m is equal to its
+	// machine, but for ID and Dir; what is seen to differ is an error. The guest stands still until Run.
 	Restore(ctx context.Context, m Machine, from string, save func(Handle) error) (Instance, error)
 	// Fingerprint names everything of this host and driver that a frozen guest
 	// depends on: build of the VMM, machine, devices, CPU. Guests frozen under

@@ -100,8 +100,9 @@ func (h Home) Templates() string { return filepath.Join(h.State, "templates") }
 // Template returns the directory of the template called key.
 func (h Home) Template(key string) Instance { return Instance(filepath.Join(h.Templates(), key)) }
 
-// TemplatesLock is held (flock) by who makes a template: one at a time.
-func (h Home) TemplatesLock() string { return Lock(h.Templates()) }
+// TemplatesLock is held (flock) by who makes a template, or removes what is left of
+// one: one at a time. It lies with them: homes that share the directory share it.
+func (h Home) TemplatesLock() string { return filepath.Join(h.Templates(), "lock") }
 
 // Initramfs holds the initramfs built per kernel and agent build.
 func (h Home) Initramfs() string { return filepath.Join(h.Cache, "initramfs") }

@@ -57,7 +57,7 @@ func TestTemplates(t *testing.T) {
 	if vm.Process.Signal(syscall.Signal(0)) != nil {
 		t.Error("a VM that was started from a template was ended")
 	}
-	if left, _ := filepath.Glob(filepath.Join(home.Templates(), "*")); len(left) != 1 || left[0] != whole.Dir() {
+	if left, _ := filepath.Glob(filepath.Join(home.Templates(), "*")); len(left) != 2 || left[0] != whole.Dir() || left[1] != home.TemplatesLock() {
 		t.Errorf("left: %v", left)
 	}
 }

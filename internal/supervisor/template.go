@@ -20,6 +20,8 @@ import (
 const (
 	// templateTime bounds the making of a template, from start to frozen.
 	templateTime = 10 * time.Minute
+	// endedTime is how long a VMM whose connections have ended may take to be gone.
+	endedTime = 2 * time.Second
 	// originBoot, originTemplate and originSpare are how a guest came to be.
 	originBoot     = "boot"
 	originTemplate = "template"
@@ -67,7 +69,15 @@ func (s *supervisor) makeTemplate(ctx context.Context) error {
 	}
 	m := machine(s.spec, s.dir)
 	m.Freezable = true
-	save := func(h driver.Handle) error { return saveHandle(s.dir, h) }
+	save := func(h driver.Handle) error {
+		if err := fault.Point("template.launched", h.PID); err != nil {
+			return err
+		}
+		if err := saveHandle(s.dir, h); err != nil {
+			return err
+		}
+		return fault.Point("template.saved", h.PID)
+	}
 	vm, err := s.driver.Start(ctx, m, save)
 	if err != nil {
 		return err
@@ -98,8 +108,11 @@ func (s *supervisor) bootAndFreeze(ctx context.Context) error {
 	if err := s.letRun(ctx); err != nil {
 		return err
 	}
+	if err := fault.Point("template.running", s.vm.Info().PID); err != nil {
+		return err
+	}
 	if err := s.warmGuest(ctx); err != nil {
-		return fmt.Errorf("%w; the console's end: %s", err, said)
+		return fmt.Errorf("%w; the console's end: %s", s.orItsEnd(ctx, err), said)
 	}
 	if err := s.vm.Link().Close(); err != nil {
 		return err
@@ -107,7 +120,24 @@ func (s *supervisor) bootAndFreeze(ctx context.Context) error {
 	if err := fault.Point("template.freeze", s.vm.Info().PID); err != nil {
 		return err
 	}
-	return freezer.Freeze(ctx, s.dir.Dir())
+	began := time.Now()
+	if err := freezer.Freeze(ctx, s.dir.Dir()); err != nil {
+		return err
+	}
+	s.log.Info("the guest is frozen", "took_ms", time.Since(began).Milliseconds())
+	return nil
+}
+
+// orItsEnd is how the VM ended, if it has, else err: of a VMM that dies the
+// connections end a little before it is gone.
+func (s *supervisor) orItsEnd(ctx context.Context, err error) error {
+	ctx, cancel := context.WithTimeout(ctx, endedTime)
+	defer cancel()
+	exit, waitErr := s.vm.Wait(ctx)
+	if waitErr != nil {
+		return err
+	}
+	return fmt.Errorf("the VM ended: %s", exit.Reason)
 }
 
 // warmGuest waits until the guest's system is ready and runs the exercise in it.
@@ -176,7 +206,11 @@ func awaitSystem(ctx context.Context, client agentv1.AgentClient) (*agentv1.Even
 func (s *supervisor) launch(ctx context.Context) (driver.Instance, error) {
 	m := machine(s.spec, s.dir)
 	if s.spec.Template == "" {
-		s.setOrigin(originBoot, nil)
+		var unused error
+		if s.spec.TemplateError != "" {
+			unused = errors.New(s.spec.TemplateError)
+		}
+		s.setOrigin(originBoot, unused)
 		return s.driver.Start(ctx, m, s.save(ctx))
 	}
 	restorer, ok := s.driver.(driver.Restorer)

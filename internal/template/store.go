@@ -1,11 +1,13 @@
 package template
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,8 +18,13 @@ import (
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/atomicfile"
 	"github.com/banger-dev/banger/internal/disk"
+	"github.com/banger-dev/banger/internal/fault"
 	"github.com/banger-dev/banger/internal/layout"
 )
+
+// PointRemove is the fault point at which a template that is removed has lost its
+// name.
+const PointRemove = "template.remove"
 
 // maxManifest bounds a manifest in bytes.
 const maxManifest = 64 << 10
@@ -29,8 +36,8 @@ type Store struct{ home layout.Home }
 // New returns the store of home. It makes nothing.
 func New(home layout.Home) *Store { return &Store{home} }
 
-// List returns the templates, the one used last first. What is not whole is
-// none.
+// List returns the templates, the one used last first, and after them those that
+// are damaged. What is unfinished is none.
 func (s *Store) List() ([]Template, error) {
 	entries, err := os.ReadDir(s.home.Templates())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -41,31 +48,70 @@ func (s *Store) List() ([]Template, error) {
 	}
 	var all []Template
 	for _, entry := range entries {
-		if t, ok := s.Find(entry.Name()); ok {
+		if t, ok := s.Look(entry.Name()); ok {
 			all = append(all, t)
 		}
 	}
-	slices.SortStableFunc(all, func(a, b Template) int { return b.Used.Compare(a.Used) })
+	slices.SortStableFunc(all, func(a, b Template) int {
+		if (a.Damaged == "") != (b.Damaged == "") {
+			return len(a.Damaged) - len(b.Damaged) // one of them is 0
+		}
+		return b.Used.Compare(a.Used)
+	})
 	return all, nil
 }
 
-// Find returns the template called key.
+// Find returns the template called key, if VMs can be started from it. It takes as
+// long whatever else there is.
 func (s *Store) Find(key string) (Template, bool) {
+	t, ok := s.Look(key)
+	return t, ok && t.Damaged == ""
+}
+
+// Look returns the template called key, if one is there: it may be damaged.
+func (s *Store) Look(key string) (Template, bool) {
 	if !isKey(key) {
 		return Template{}, false
 	}
 	t := Template{Key: key, Dir: s.home.Template(key)}
-	info, err := os.Stat(t.Dir.TemplateManifest())
-	if err != nil || info.Size() > maxManifest {
+	info, err := os.Stat(t.Dir.Dir())
+	if err != nil {
 		return Template{}, false
 	}
-	data, err := os.ReadFile(t.Dir.TemplateManifest())
-	if err != nil || json.Unmarshal(data, &t.Manifest) != nil {
-		return Template{}, false
+	made := info.ModTime()
+	t.Used = made
+	if info, err := os.Stat(t.Dir.TemplateManifest()); err == nil {
+		t.Used = info.ModTime()
 	}
-	t.Used = info.ModTime()
 	t.Size, _ = Size(t.Dir) // one that is being removed: it takes nothing
+	switch t.Manifest, err = readManifest(t.Dir); {
+	case err != nil:
+		t.Manifest, t.Damaged = Manifest{Created: made}, "its manifest is damaged"
+	case t.Format != format:
+		t.Damaged = "another version of banger made it"
+	case t.Manifest.Key() != key:
+		t.Manifest, t.Damaged = Manifest{Created: made}, "its manifest is that of another"
+	default:
+		t.Damaged = changed(t.Dir, t.Files)
+	}
 	return t, true
+}
+
+// readManifest reads the manifest in dir.
+func readManifest(dir layout.Instance) (m Manifest, err error) {
+	f, err := os.Open(dir.TemplateManifest())
+	if err != nil {
+		return m, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
+	if err != nil {
+		return m, err
+	}
+	if len(data) > maxManifest {
+		return m, errors.New("too long")
+	}
+	return m, json.Unmarshal(data, &m)
 }
 
 // isKey reports whether a name is that of a finished template.
@@ -82,8 +128,9 @@ func (s *Store) Touch(key string) error {
 
 // Seal makes what was frozen in the unfinished directory of m's template last:
 // the sockets of its VMM are gone, nothing in it can be written, all of it is on
-// the disk, and its manifest was written after that.
-func (s *Store) Seal(m Manifest) error {
+// the disk, and its manifest, which says how each file is, was written after
+// that.
+func (s *Store) Seal(ctx context.Context, m Manifest) error {
 	dir := s.Unfinished(m.Key())
 	for _, path := range []string{dir.Overlay(), dir.Work()} {
 		if err := os.Chmod(path, 0o400); err != nil {
@@ -93,18 +140,27 @@ func (s *Store) Seal(m Manifest) error {
 	if err := settle(dir.Dir()); err != nil {
 		return err
 	}
+	m.Format = format
+	var err error
+	if m.Files, err = record(ctx, dir); err != nil {
+		return err
+	}
 	data, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.Write(dir.TemplateManifest(), append(data, '\n'), 0o600); err != nil {
+	if err := atomicfile.Write(dir.TemplateManifest(), append(data, '\n'), 0o400); err != nil {
 		return err
 	}
 	return syncPath(dir.Dir())
 }
 
-// Publish gives a sealed template its name.
+// Publish gives a sealed template its name. One that has it, which nobody can
+// use if another was made, goes.
 func (s *Store) Publish(key string) error {
+	if err := s.Remove(key); err != nil {
+		return err
+	}
 	if err := os.Rename(s.Unfinished(key).Dir(), s.home.Template(key).Dir()); err != nil {
 		return err
 	}
@@ -129,6 +185,9 @@ func (s *Store) Remove(key string) error {
 		return nil
 	}
 	if err != nil {
+		return err
+	}
+	if err := fault.Point(PointRemove); err != nil {
 		return err
 	}
 	return os.RemoveAll(temp)

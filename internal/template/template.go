@@ -1,12 +1,14 @@
 // Package template keeps templates on disk: VMs that were frozen when their
 // system was ready, and that new VMs are started from. A template is named by
-// everything that it depends on, so that it never has to be checked: what has
-// another name is another template.
+// everything that it depends on, so that nothing is ever compared: what has
+// another name is another template. That its files are those that were sealed is
+// seen from their sizes and times whenever it is looked for.
 //
 // A directory in the store is a template once it has its name; what is being
 // made, or removed, has layout.TempPrefix before it. Nothing in a template
-// changes. One may be removed at any time: VMs that were started from it keep
-// the files that they have mapped.
+// changes: its files have mode 0400. One may be removed at any time: VMs that were
+// started from it keep the files that they have mapped, and no successor of a
+// supervisor, and no later start, looks for it again.
 package template
 
 import (
@@ -20,7 +22,7 @@ import (
 
 // format changes when what is in a template's directory, or what was done to
 // its guest, would be another thing for the same inputs.
-const format = "1"
+const format = "2"
 
 // Inputs are what a template depends on.
 type Inputs struct {
@@ -58,6 +60,10 @@ type Manifest struct {
 	Image   string    `json:"image"`
 	Kernel  string    `json:"kernel"`
 	Created time.Time `json:"created"`
+	// Format is that of banger's which made it.
+	Format string `json:"format"`
+	// Files are what VMs start from.
+	Files []File `json:"files"`
 }
 
 // Template is a template that is there.
@@ -69,4 +75,7 @@ type Template struct {
 	Used time.Time
 	// Size is the storage that it takes, in bytes.
 	Size int64
+	// Damaged says why nothing can be started from it; empty: nothing speaks
+	// against it. If its manifest cannot be believed there is none.
+	Damaged string
 }

@@ -40,7 +40,7 @@ func add(t *testing.T, s *Store, memoryMiB int64, size int) Template {
 	if err := unix.Mkfifo(dir.QMP(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Seal(m); err != nil {
+	if err := s.Seal(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(dir.QMP()); err == nil {
@@ -109,8 +109,12 @@ func TestListAndTouch(t *testing.T) {
 		t.Fatal(err)
 	}
 	all, err := s.List()
-	if err != nil || len(all) != 2 || all[0].Key != two.Key || all[1].Key != one.Key {
+	if err != nil || len(all) != 3 || all[0].Key != two.Key || all[1].Key != one.Key || all[2].Key != filepath.Base(broken.Dir()) {
 		t.Errorf("%v, %v", all, err)
+	}
+	// What has the name of one is no other's place for ever.
+	if all[2].Damaged == "" || all[1].Damaged != "" {
+		t.Errorf("damaged: %q, %q", all[1].Damaged, all[2].Damaged)
 	}
 	if err := s.Touch(strings.Repeat("ef", 32)); err == nil {
 		t.Error("one that is not there is touched")
@@ -208,22 +212,4 @@ func TestClear(t *testing.T) {
 	if err := Clear(ctx, dir, anything); err != nil || len(Unfinished(s.home)) != 0 {
 		t.Errorf("%v, %v", err, Unfinished(s.home))
 	}
-}
-
-// A manifest may be anything after a crash.
-func FuzzManifest(f *testing.F) {
-	f.Add([]byte(`{"image":"x","memory_mib":1,"created":"2026-01-01T00:00:00Z"}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		s := New(layout.Home{State: t.TempDir()})
-		dir := s.home.Template(strings.Repeat("ab", 32))
-		if err := os.MkdirAll(dir.Dir(), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(dir.TemplateManifest(), data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if found, ok := s.Find(strings.Repeat("ab", 32)); ok && found.Key == "" {
-			t.Error("a template without a key")
-		}
-	})
 }

@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,59 +11,29 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/banger-dev/banger/internal/driver/qemu"
+	"github.com/banger-dev/banger/internal/disk"
 	"github.com/banger-dev/banger/internal/driver/vmmproc"
 	"github.com/banger-dev/banger/internal/unixsock"
 )
 
-// bareTime bounds one boot of a bare machine.
+// bareTime bounds one start of a bare machine.
 const bareTime = 2 * time.Minute
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// bareMachine is a VM of QEMU alone: machine, processor and kernel command line
-// of the driver, and no more devices than it needs.
+// bareMachine is a VM of QEMU alone: the command line of a VM of banger, so that
+// it has the same machine and the same devices, without what contains it.
 type bareMachine struct {
-	shape
-	vmlinux, initrd string
-	// base, if set, is a disk that the guest reads, and the guest has the two
-	// ports of the guest link.
-	base string
-}
-
-// The sockets of a bare machine.
-const (
-	bareConsole = iota
-	bareCtl
-	bareData
-)
-
-// firstFile is the number of the first file that a child gets from os/exec.
-const firstFile = 3
-
-func (m bareMachine) arguments() []string {
-	socket := func(id string, n int) []string {
-		return []string{"-chardev", fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", id, firstFile+n)}
-	}
-	args := append(qemu.BaseArguments(m.Accel),
-		"-smp", strconv.Itoa(m.VCPU), "-m", strconv.FormatInt(m.MemoryMiB, 10)+"M",
-		"-kernel", m.vmlinux, "-initrd", m.initrd, "-append", qemu.CommandLine(m.Accel))
-	args = append(args, socket("console", bareConsole)...)
-	args = append(args, "-device", "isa-serial,chardev=console")
-	if m.base == "" {
-		return args
-	}
-	args = append(args,
-		"-blockdev", "driver=raw,node-name=base,read-only=on,file.driver=file,file.filename="+strings.ReplaceAll(m.base, ",", ",,"),
-		"-device", "virtio-blk-pci,drive=base", "-device", "virtio-serial-pci,max_ports=3")
-	args = append(args, socket("ctl", bareCtl)...)
-	args = append(args, "-device", "virtserialport,nr=1,chardev=ctl,name="+qemu.PortCtl)
-	args = append(args, socket("data", bareData)...)
-	return append(args, "-device", "virtserialport,nr=2,chardev=data,name="+qemu.PortData)
+	commandLine
+	// scratch is where each start gets a directory, on the file system of the
+	// VMs; disks is where the writable disks are copied from.
+	scratch, disks string
+	// state, if set, is the file of the devices' state of the frozen guest that
+	// the command line waits for.
+	state string
 }
 
 // bareVM is one that runs.
@@ -73,48 +41,71 @@ type bareVM struct {
 	dir    string
 	cmd    *exec.Cmd
 	stderr bytes.Buffer
-	// conns are the ends of its sockets.
-	conns []net.Conn
-	// console reads conns[bareConsole].
+	// conns are the other ends of its sockets, by their names.
+	conns map[string]net.Conn
+	// console reads that socket.
 	console *bufio.Scanner
 }
 
-// start starts QEMU. When ctx ends, so does the VM. The caller closes it.
-func (m bareMachine) start(ctx context.Context) (_ *bareVM, err error) {
-	dir, err := os.MkdirTemp("", "banger-bare-")
+// prepare makes the directory of one VM, with its disks.
+func (m bareMachine) prepare(ctx context.Context) (*bareVM, error) {
+	dir, err := os.MkdirTemp(m.scratch, "bare-")
 	if err != nil {
 		return nil, err
 	}
-	v := &bareVM{dir: dir}
-	defer func() {
-		if err != nil {
-			v.close()
+	for _, name := range m.writable {
+		if err := disk.Clone(ctx, filepath.Join(dir, name), filepath.Join(m.disks, name)); err != nil {
+			return nil, errors.Join(err, os.RemoveAll(dir))
 		}
-	}()
-	bin, err := qemu.FindBinary("")
-	if err != nil {
-		return nil, err
 	}
-	paths := []string{bareConsole: filepath.Join(dir, "console"), bareCtl: filepath.Join(dir, "ctl"), bareData: filepath.Join(dir, "data")}
-	sockets, err := vmmproc.Listen(paths)
-	if err != nil {
-		return nil, err
+	return &bareVM{dir: dir, conns: map[string]net.Conn{}}, nil
+}
+
+// start starts QEMU in what was prepared. When ctx ends, so does the VM.
+func (m bareMachine) start(ctx context.Context, v *bareVM) error {
+	var paths []string
+	for _, name := range m.sockets {
+		paths = append(paths, filepath.Join(v.dir, name))
 	}
-	defer vmmproc.CloseAll(sockets)
-	for _, path := range paths {
-		conn, err := unixsock.Dial(ctx, path)
+	files, err := vmmproc.Listen(paths)
+	if err != nil {
+		return err
+	}
+	defer func() { vmmproc.CloseAll(files) }()
+	for i, name := range m.sockets {
+		conn, err := unixsock.Dial(ctx, paths[i])
 		if err != nil {
-			return nil, err
+			return err
 		}
-		v.conns = append(v.conns, conn)
+		v.conns[name] = conn
 	}
-	v.console = bufio.NewScanner(v.conns[bareConsole])
-	cmd := exec.CommandContext(ctx, bin, m.arguments()...)
-	cmd.Dir, cmd.ExtraFiles, cmd.Stderr = dir, sockets, &v.stderr
+	if m.state != "" {
+		state, err := openState(m.state)
+		if err != nil {
+			return err
+		}
+		files = append(files, state)
+	}
+	v.console = bufio.NewScanner(v.conns["console"])
+	argv := m.argv(v.dir)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir, cmd.ExtraFiles, cmd.Stderr = v.dir, files, &v.stderr
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
 	v.cmd = cmd
+	return nil
+}
+
+// begin prepares and starts one. The caller closes it.
+func (m bareMachine) begin(ctx context.Context) (*bareVM, error) {
+	v, err := m.prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.start(ctx, v); err != nil {
+		return nil, errors.Join(err, v.close())
+	}
 	return v, nil
 }
 
@@ -156,58 +147,14 @@ func (v *bareVM) close() error {
 func (m bareMachine) boot(ctx context.Context) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, bareTime)
 	defer cancel()
-	start := time.Now()
-	v, err := m.start(ctx)
+	v, err := m.prepare(ctx)
 	if err != nil {
 		return 0, err
 	}
-	err = v.await(leastWord)
+	start := time.Now()
+	if err = m.start(ctx, v); err == nil {
+		err = v.await(leastWord)
+	}
 	took := millis(time.Since(start))
 	return took, errors.Join(err, v.close())
-}
-
-// leastWord is what leastInit writes on the console, and a line end.
-const leastWord = "bench: init"
-
-// writeLeastInit makes the smallest program that can be /init.
-//
-//	      mov  eax, 1          ; write(1, word, len)
-//	      mov  edi, 1
-//	      lea  rsi, [rip+word]
-//	      mov  edx, len
-//	      syscall
-//	stay: mov  eax, 34         ; pause()
-//	      syscall
-//	      jmp  stay
-func writeLeastInit(path string) error {
-	const word = leastWord + "\n"
-	code := []byte{
-		0xb8, 0x01, 0x00, 0x00, 0x00,
-		0xbf, 0x01, 0x00, 0x00, 0x00,
-		0x48, 0x8d, 0x35, 0x10, 0x00, 0x00, 0x00,
-		0xba, byte(len(word)), 0x00, 0x00, 0x00,
-		0x0f, 0x05,
-		0xb8, 0x22, 0x00, 0x00, 0x00,
-		0x0f, 0x05,
-		0xeb, 0xf7,
-	}
-	code = append(code, word...)
-	const at, headers = 0x400000, 64 + 56 // sizes of the two headers
-	size := uint64(headers + len(code))
-	head := elf.Header64{
-		Ident: [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
-		Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT),
-		Entry: at + headers, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1,
-	}
-	segment := elf.Prog64{
-		Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X),
-		Vaddr: at, Paddr: at, Filesz: size, Memsz: size, Align: 0x1000,
-	}
-	var b bytes.Buffer
-	for _, part := range []any{head, segment, code} {
-		if err := binary.Write(&b, binary.LittleEndian, part); err != nil {
-			return err
-		}
-	}
-	return os.WriteFile(path, b.Bytes(), 0o755)
 }

@@ -24,13 +24,6 @@ func (b *bench) exec(ctx context.Context) ([]row, error) {
 // command measures a whole command. The first run is not counted: the cost of
 // what is translated and read once belongs to the VM's start.
 func (b *bench) command(ctx context.Context, name string, most float64, args ...string) ([]row, error) {
-	timed := b.home.timed(args...)
-	if _, err := timed(ctx); err != nil {
-		return nil, err
-	}
-	samples, err := sample(ctx, quick*b.n, timed)
-	if err != nil {
-		return nil, err
-	}
-	return []row{{Name: name, Unit: "ms", Limit: &limit{Value: most}, Samples: samples[0]}}, nil
+	r := row{Name: name, Unit: "ms", Limit: most}
+	return only(r.measured(ctx, quick*b.n, b.home.timed(args...)))
 }

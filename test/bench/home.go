@@ -32,9 +32,9 @@ type home struct {
 	env      []string
 }
 
-// shared are the parts of a home that all have in common: what never changes
-// once it is made.
-var shared = [...]string{"state/kernels", "state/images", "state/templates", "cache"}
+// shared returns the parts of a home that all have in common: what never changes
+// once it is made. Templates are each run's own: it makes more of them.
+func shared() []string { return []string{"state/kernels", "state/images", "cache"} }
 
 // newHome makes a home. bin is the directory of the binaries.
 func newHome(bin string) (*home, error) {
@@ -49,7 +49,7 @@ func newHome(bin string) (*home, error) {
 		}
 		cache = filepath.Join(base, "banger-test")
 	}
-	return makeHome(bin, cache, shared[:])
+	return makeHome(bin, cache, shared())
 }
 
 // makeHome makes a home with parts that are those of cache.
@@ -150,14 +150,21 @@ type shape struct {
 type vm struct {
 	shape
 	Name          string `json:"name"`
+	Origin        string `json:"origin"`
+	Dir           string `json:"dir"`
 	SupervisorPID int    `json:"supervisor_pid"`
 	VMMPID        int    `json:"vmm_pid"`
 }
 
-// create makes a VM and waits for it.
+// create makes a VM that boots, and waits for it.
 func (h *home) create(ctx context.Context, name string) (vm, error) {
+	return h.start(ctx, "vm", "create", "--cold", "--json", "--timeout", "5m", "--name", name)
+}
+
+// start runs a command that prints a VM as JSON.
+func (h *home) start(ctx context.Context, args ...string) (vm, error) {
 	var v vm
-	text, err := h.output(ctx, "vm", "create", "--cold", "--json", "--timeout", "5m", "--name", name)
+	text, err := h.output(ctx, args...)
 	if err != nil {
 		return v, err
 	}

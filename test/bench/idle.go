@@ -20,14 +20,14 @@ func (b *bench) idle(ctx context.Context) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	samples, err := sample(ctx, b.n, b.idleCPU, resident(daemon), resident(b.vm.SupervisorPID))
+	samples, err := sample(ctx, few(b.n), b.idleCPU, resident(daemon), resident(b.vm.SupervisorPID))
 	if err != nil {
 		return nil, err
 	}
 	return []row{
-		{Name: "daemon, resident", Unit: "MiB", Limit: &limit{Value: 40}, Samples: samples[1]},
-		{Name: "supervisor, resident", Unit: "MiB", Limit: &limit{Value: 25}, Samples: samples[2]},
-		{Name: "idle VM (QEMU and supervisor), of one CPU over 10 s", Unit: "%", Limit: &limit{Value: 2}, Samples: samples[0]},
+		{Name: "daemon, resident", Unit: "MiB", Limit: 40, Samples: samples[1]},
+		{Name: "supervisor, resident", Unit: "MiB", Limit: 25, Samples: samples[2]},
+		{Name: "idle VM (QEMU and supervisor), of one CPU over 10 s", Unit: "%", Limit: 2, Samples: samples[0]},
 	}, nil
 }
 

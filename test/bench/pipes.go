@@ -11,9 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/banger-dev/banger/internal/image"
-	"github.com/banger-dev/banger/internal/initramfs"
 )
 
 // pipeBytes is how much goes through a pipe in one sample.
@@ -32,7 +29,7 @@ func (b *bench) pipes(ctx context.Context) (_ []row, err error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	bare, err := machine.start(ctx)
+	bare, err := machine.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -41,49 +38,27 @@ func (b *bench) pipes(ctx context.Context) (_ []row, err error) {
 		return nil, err
 	}
 	raw := rawPorts{bare}
-	warm := []probe{raw.out, b.execOut, raw.in, b.execIn}
-	if _, err := sample(ctx, 1, warm...); err != nil {
+	out := row{Name: "pipe out of the guest (exec head -c 64M /dev/zero)", Unit: "MiB/s", HigherIsBetter: true}
+	in := row{Name: "pipe into the guest (exec cat >/dev/null)", Unit: "MiB/s", HigherIsBetter: true}
+	if out, err = out.measured(ctx, b.n, b.execOut, yard{name: "raw port", limit: 0.7, probe: raw.out}); err != nil {
 		return nil, err
 	}
-	samples, err := sample(ctx, b.n, warm...)
-	if err != nil {
-		return nil, err
+	if in, err = in.measured(ctx, b.n, b.execIn, yard{name: "raw port", limit: 0.7, probe: raw.in}); err != nil {
+		return []row{out}, err
 	}
-	made := func(name string, values, yard []float64) row {
-		return row{Name: name, Unit: "MiB/s", HigherIsBetter: true, Limit: &limit{0.7, true},
-			Samples: values, Yardstick: &yardstick{"raw port", yard}}
-	}
-	return []row{
-		made("pipe out of the guest (exec head -c 64M /dev/zero)", samples[1], samples[0]),
-		made("pipe into the guest (exec cat >/dev/null)", samples[3], samples[2]),
-	}, nil
+	return []row{out, in}, nil
 }
 
-// rawMachine boots rawGuest with the image of the VMs of this run as a disk.
+// rawMachine boots rawGuest, which finds the image of the VMs of this run on the
+// first disk.
 func (b *bench) rawMachine(ctx context.Context) (bareMachine, error) {
-	m := bareMachine{shape: b.vm.shape}
-	k, err := b.kernel()
-	if err != nil {
-		return m, err
-	}
-	m.vmlinux = k.Vmlinux()
-	layout, err := b.home.layout()
-	if err != nil {
-		return m, err
-	}
-	base, err := image.New(image.Options{Home: layout, Log: discard()}).Get(b.vm.Image)
-	if err != nil {
-		return m, err
-	}
-	m.base = base.Base()
 	init := filepath.Join(b.home.dir, "raw-init")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", init, rawGuest)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		return m, fmt.Errorf("build %s: %w\n%s", rawGuest, err, out)
+		return bareMachine{}, fmt.Errorf("build %s: %w\n%s", rawGuest, err, out)
 	}
-	m.initrd, err = initramfs.Ensure(ctx, layout, initramfs.Kernel{SHA256: k.SHA256, Modules: k.Modules()}, init)
-	return m, err
+	return b.booting(ctx, init, true)
 }
 
 // speed is MiB/s.
@@ -141,7 +116,7 @@ func (r rawPorts) measured(ctx context.Context, verb string, move func(io.ReadWr
 		}
 	})
 	defer stop()
-	ctl, data := r.conns[bareCtl], r.conns[bareData]
+	ctl, data := r.conns["ctl"], r.conns["data"]
 	start := time.Now()
 	if _, err := fmt.Fprintf(ctl, "%s %d\n", verb, pipeBytes); err != nil {
 		return 0, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -85,34 +86,79 @@ func valueOf(path, key string) (string, error) {
 }
 
 // head of the table.
-var head = [...]string{"job", "median", "p90", "n", "limit", "yardstick", "ratio", ""}
+func head() []string {
+	return []string{"job", "median", "p90", "n", "limit", "yardstick", "its median", "ratio", "limit of it", ""}
+}
 
-func (r row) cells() []string {
-	show := func(v float64) string { return fmt.Sprintf("%.4g %s", v, r.Unit) }
-	cells := []string{r.Name, show(quantile(r.Samples, 0.5)), show(r.p90()), fmt.Sprint(len(r.Samples)), "", "", "", r.verdict()}
-	if r.Limit != nil {
-		sign, text := "≤", show(r.Limit.Value)
-		if r.HigherIsBetter {
-			sign = "≥"
-		}
-		if r.Limit.OfRatio {
-			text = fmt.Sprintf("%.2f ×", r.Limit.Value)
-		}
-		cells[4] = sign + " " + text
+// show is a figure of the row, to four digits or to the unit.
+func (r row) show(v float64) string {
+	if v >= 1000 {
+		return fmt.Sprintf("%.0f %s", v, r.Unit)
 	}
-	if y := r.Yardstick; y != nil {
-		cells[5] = y.Name + ": " + show(quantile(y.Samples, 0.5))
-		cells[6] = fmt.Sprintf("%.2f ×", r.ratio())
+	return fmt.Sprintf("%.4g %s", v, r.Unit)
+}
+
+// lines are the row in the table: one, and one more for each further yardstick.
+func (r row) lines() [][]string {
+	first := []string{r.Name, "", "", "", "", "", "", "", "", r.verdict()}
+	if len(r.Samples) == 0 {
+		first[5] = r.Absent
+		return [][]string{first}
+	}
+	first[1], first[2], first[3] = r.show(quantile(r.Samples, 0.5)), r.show(r.p90()), fmt.Sprint(len(r.Samples))
+	if r.Limit > 0 {
+		first[4] = r.sign() + " " + r.show(r.Limit)
+	}
+	lines := [][]string{first}
+	for i, y := range r.Yardsticks {
+		if i > 0 {
+			lines = append(lines, make([]string, len(first)))
+		}
+		line := lines[i]
+		copy(line[5:], r.against(y))
+		line[9] = worst(line[9], r.verdictAt(y))
+	}
+	return lines
+}
+
+// sign is that of the row's limits.
+func (r row) sign() string {
+	if r.HigherIsBetter {
+		return "≥"
+	}
+	return "≤"
+}
+
+// against are the cells of one yardstick.
+func (r row) against(y yardstick) []string {
+	if len(y.Samples) == 0 {
+		return []string{y.Name, "could not run here: " + y.Absent}
+	}
+	cells := []string{y.Name, r.show(quantile(y.Samples, 0.5)), fmt.Sprintf("%.2f ×", r.ratio(y)), ""}
+	if y.Limit > 0 {
+		cells[3] = fmt.Sprintf("%s %.2f ×", r.sign(), y.Limit)
 	}
 	return cells
+}
+
+// worst of two verdicts on the same line.
+func worst(a, b string) string {
+	for _, verdict := range []string{misses, untold, holds} {
+		if a == verdict || b == verdict {
+			return verdict
+		}
+	}
+	return ""
 }
 
 // print writes the table for a person at a terminal.
 func (r *report) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, strings.Join(head[:], "\t"))
+	fmt.Fprintln(t, strings.Join(head(), "\t"))
 	for _, row := range r.Rows {
-		fmt.Fprintln(t, strings.Join(row.cells(), "\t"))
+		for _, line := range row.lines() {
+			fmt.Fprintln(t, strings.Join(line, "\t"))
+		}
 	}
 	return t.Flush()
 }
@@ -120,21 +166,26 @@ func (r *report) print(w io.Writer) error {
 // markdown is the page for people.
 func (r *report) markdown() []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# What `make bench` measured\n\n%s: %s on %d × %s, Linux %s, load %s at the start. %s. VMs: %d vcpu, %d MiB, %s/%s, kernel %s.\n\n",
+	fmt.Fprintf(&b, "# What `make bench` measured\n\n%s: %s on %d × %s, Linux %s, load %s at the start. %s. VMs: %d vcpu, %d MiB, %s/%s, kernel %s.\n\n![chart](%s.svg)\n\n",
 		r.Time.Format(time.DateOnly), r.Banger, r.Host.CPUs, r.Host.CPU, r.Host.Kernel, r.Host.Load,
-		r.Host.QEMU, r.VMs.VCPU, r.VMs.MemoryMiB, r.VMs.Driver, r.VMs.Accel, r.VMs.Kernel)
+		r.Host.QEMU, r.VMs.VCPU, r.VMs.MemoryMiB, r.VMs.Driver, r.VMs.Accel, r.VMs.Kernel, reportName)
 	line := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
-	line(head[:])
-	line(strings.Split(strings.Repeat("---,", len(head)-1)+"---", ","))
+	line(head())
+	line(strings.Split(strings.Repeat("---,", len(head())-1)+"---", ","))
 	for _, row := range r.Rows {
-		line(row.cells())
+		for _, cells := range row.lines() {
+			line(cells)
+		}
 	}
-	b.WriteString("\nA row and its yardstick take turns; the ratio is the median of the ratios of each turn. " +
-		"Limits are for the median or the ratio. p90: nine samples of ten are as good or better. Every sample is in bench.json.\n")
+	fmt.Fprintf(&b, "\nA job and its yardsticks take turns, every other turn backwards; a ratio is the median of the ratios of each turn. "+
+		"Limits are for medians and ratios. p90: nine samples of ten are as good or better. Every sample is in %s.json.\n", reportName)
 	return b.Bytes()
 }
 
-// save writes bench.json and bench.md.
+// reportName is the name of the files of a report, without what they hold.
+const reportName = "latest"
+
+// save writes the raw figures, the page and the chart.
 func (r *report) save(dir string) error {
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -143,8 +194,9 @@ func (r *report) save(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := atomicfile.Write(filepath.Join(dir, "bench.json"), append(data, '\n'), 0o644); err != nil {
-		return err
-	}
-	return atomicfile.Write(filepath.Join(dir, "bench.md"), r.markdown(), 0o644)
+	path := filepath.Join(dir, reportName)
+	return errors.Join(
+		atomicfile.Write(path+".json", append(data, '\n'), 0o644),
+		atomicfile.Write(path+".md", r.markdown(), 0o644),
+		atomicfile.Write(path+".svg", r.svg(), 0o644))
 }

@@ -141,7 +141,7 @@ func TestFaultsInRun(t *testing.T) {
 }
 
 // TestFaultsInFork: the same for the steps at which a VMM is there that loads a
-// frozen guest.
+// frozen guest, and those of a daemon that copies its disks.
 func TestFaultsInFork(t *testing.T) {
 	h := newHome(t)
 	h.must("image", "warm")
@@ -150,6 +150,10 @@ func TestFaultsInFork(t *testing.T) {
 			fault := "supervisor." + point + "=kill-" + whom
 			t.Run(fault, func(t *testing.T) { h.faulty(t, fault) })
 		}
+	}
+	for _, point := range []string{"disks", "rename", "spawned", "ready"} {
+		fault := "create." + point + "=kill-self"
+		t.Run(fault, func(t *testing.T) { h.faulty(t, fault) })
 	}
 }
 

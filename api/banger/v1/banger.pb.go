@@ -1953,7 +1953,10 @@ type Template struct {
 	// False if its image, kernel or VMM has changed since: no VM starts from it.
 	Current bool `protobuf:"varint,13,opt,name=current,proto3" json:"current,omitempty"`
 	// Spares of it that wait.
-	Spares        int32 `protobuf:"varint,14,opt,name=spares,proto3" json:"spares,omitempty"`
+	Spares int32 `protobuf:"varint,14,opt,name=spares,proto3" json:"spares,omitempty"`
+	// What is damaged in it: no VM starts from it, and the next that would has it
+	// made anew. Empty: nothing is known to be.
+	Damaged       string `protobuf:"bytes,15,opt,name=damaged,proto3" json:"damaged,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2084,6 +2087,13 @@ func (x *Template) GetSpares() int32 {
 		return x.Spares
 	}
 	return 0
+}
+
+func (x *Template) GetDamaged() string {
+	if x != nil {
+		return x.Damaged
+	}
+	return ""
 }
 
 type WarmImageRequest struct {
@@ -2246,7 +2256,9 @@ func (*WarmImageResponse_Progress) isWarmImageResponse_Event() {}
 func (*WarmImageResponse_Template) isWarmImageResponse_Event() {}
 
 type ListTemplatesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Read every template whole and look whether it is what was written.
+	Verify        bool `protobuf:"varint,1,opt,name=verify,proto3" json:"verify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2279,6 +2291,13 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
 	return file_banger_v1_banger_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListTemplatesRequest) GetVerify() bool {
+	if x != nil {
+		return x.Verify
+	}
+	return false
 }
 
 type ListTemplatesResponse struct {
@@ -2326,8 +2345,10 @@ func (x *ListTemplatesResponse) GetTemplates() []*Template {
 }
 
 type PruneTemplatesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	All           bool                   `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	All   bool                   `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	// Remove those, too, in which reading all of it finds damage.
+	Verify        bool `protobuf:"varint,2,opt,name=verify,proto3" json:"verify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2365,6 +2386,13 @@ func (*PruneTemplatesRequest) Descriptor() ([]byte, []int) {
 func (x *PruneTemplatesRequest) GetAll() bool {
 	if x != nil {
 		return x.All
+	}
+	return false
+}
+
+func (x *PruneTemplatesRequest) GetVerify() bool {
+	if x != nil {
+		return x.Verify
 	}
 	return false
 }
@@ -2649,7 +2677,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x12ListKernelsRequest\x12\x1c\n" +
 	"\tavailable\x18\x01 \x01(\bR\tavailable\"B\n" +
 	"\x13ListKernelsResponse\x12+\n" +
-	"\akernels\x18\x01 \x03(\v2\x11.banger.v1.KernelR\akernels\"\x8a\x03\n" +
+	"\akernels\x18\x01 \x03(\v2\x11.banger.v1.KernelR\akernels\"\xa4\x03\n" +
 	"\bTemplate\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x16\n" +
@@ -2669,7 +2697,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\fused_unix_ms\x18\f \x01(\x03R\n" +
 	"usedUnixMs\x12\x18\n" +
 	"\acurrent\x18\r \x01(\bR\acurrent\x12\x16\n" +
-	"\x06spares\x18\x0e \x01(\x05R\x06spares\"\x9f\x01\n" +
+	"\x06spares\x18\x0e \x01(\x05R\x06spares\x12\x18\n" +
+	"\adamaged\x18\x0f \x01(\tR\adamaged\"\x9f\x01\n" +
 	"\x10WarmImageRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x12\n" +
 	"\x04vcpu\x18\x02 \x01(\x05R\x04vcpu\x12\x1d\n" +
@@ -2681,12 +2710,14 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x11WarmImageResponse\x121\n" +
 	"\bprogress\x18\x01 \x01(\v2\x13.banger.v1.ProgressH\x00R\bprogress\x121\n" +
 	"\btemplate\x18\x02 \x01(\v2\x13.banger.v1.TemplateH\x00R\btemplateB\a\n" +
-	"\x05event\"\x16\n" +
-	"\x14ListTemplatesRequest\"J\n" +
+	"\x05event\".\n" +
+	"\x14ListTemplatesRequest\x12\x16\n" +
+	"\x06verify\x18\x01 \x01(\bR\x06verify\"J\n" +
 	"\x15ListTemplatesResponse\x121\n" +
-	"\ttemplates\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\ttemplates\")\n" +
+	"\ttemplates\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\ttemplates\"A\n" +
 	"\x15PruneTemplatesRequest\x12\x10\n" +
-	"\x03all\x18\x01 \x01(\bR\x03all\"G\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\x12\x16\n" +
+	"\x06verify\x18\x02 \x01(\bR\x06verify\"G\n" +
 	"\x16PruneTemplatesResponse\x12-\n" +
 	"\aremoved\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\aremoved\"\x86\x01\n" +
 	"\vErrorDetail\x12\x12\n" +

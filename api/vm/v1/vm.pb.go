@@ -65,7 +65,10 @@ type Spec struct {
 	// Directory of the template that the disks were copied from; empty: boot. If
 	// the template cannot be restored, the supervisor boots from the same disks
 	// and says so.
-	Template      string `protobuf:"bytes,20,opt,name=template,proto3" json:"template,omitempty"`
+	Template string `protobuf:"bytes,20,opt,name=template,proto3" json:"template,omitempty"`
+	// Why a template that was there is not used; the supervisor repeats it in its
+	// status. Only without template.
+	TemplateError string `protobuf:"bytes,21,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -236,6 +239,13 @@ func (x *Spec) GetReadable() []string {
 func (x *Spec) GetTemplate() string {
 	if x != nil {
 		return x.Template
+	}
+	return ""
+}
+
+func (x *Spec) GetTemplateError() string {
+	if x != nil {
+		return x.TemplateError
 	}
 	return ""
 }
@@ -748,7 +758,7 @@ var File_banger_vm_v1_vm_proto protoreflect.FileDescriptor
 
 const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\n" +
-	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\x9e\x04\n" +
+	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\xc5\x04\n" +
 	"\x04Spec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -771,7 +781,8 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x04boot\x18\x11 \x01(\fR\x04boot\x12\x14\n" +
 	"\x05build\x18\x12 \x01(\tR\x05build\x12\x1a\n" +
 	"\breadable\x18\x13 \x03(\tR\breadable\x12\x1a\n" +
-	"\btemplate\x18\x14 \x01(\tR\btemplate\"\x0f\n" +
+	"\btemplate\x18\x14 \x01(\tR\btemplate\x12%\n" +
+	"\x0etemplate_error\x18\x15 \x01(\tR\rtemplateError\"\x0f\n" +
 	"\rStatusRequest\"\x0e\n" +
 	"\fWatchRequest\"\xd7\x03\n" +
 	"\x0eStatusResponse\x12\x0e\n" +

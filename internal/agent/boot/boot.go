@@ -85,14 +85,19 @@ func run() error {
 	if err := agent.complete(); err != nil {
 		return err
 	}
-	if kind == Systemd {
-		if err := installFinisher("/", agent.pid); err != nil {
-			fmt.Fprintf(os.Stderr, "banger: disks may need a check after shutdown: %v\n", err)
-		}
-		err := syscall.Exec(init, []string{init}, os.Environ())
-		return fmt.Errorf("cannot start %s: %w", init, err)
+	return become(init, kind, agent.pid)
+}
+
+// become goes on as the image's init, or as our own.
+func become(init, kind string, agent int) error {
+	if kind != Systemd {
+		return serveAsInit(agent)
 	}
-	return serveAsInit(agent.pid)
+	if err := installFinisher("/", agent); err != nil {
+		fmt.Fprintf(os.Stderr, "banger: disks may need a check after shutdown: %v\n", err)
+	}
+	err := syscall.Exec(init, []string{init}, os.Environ())
+	return fmt.Errorf("cannot start %s: %w", init, err)
 }
 
 // earlyMounts gives this process the kernel's file systems and a console.

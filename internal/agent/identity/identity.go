@@ -44,6 +44,24 @@ func Apply(boot *agentv1.Boot) error {
 	return errors.Join(errs...)
 }
 
+// minEntropy is what a copy of a guest must get, in bytes.
+const minEntropy = 32
+
+// Resume makes the generator of a guest that was frozen, and its clock, this
+// copy's own; Apply does the rest. Without that it would repeat what its siblings
+// draw: after an error nothing else may run in it.
+func Resume(boot *agentv1.Boot) error {
+	if len(boot.Entropy) < minEntropy {
+		return fmt.Errorf("%d bytes of entropy are too few", len(boot.Entropy))
+	}
+	if boot.TimeUnixNs <= 0 {
+		return errors.New("no time")
+	}
+	// Its clock stood still. Ahead of the host's it may be, too, if that was set
+	// back meanwhile.
+	return errors.Join(AddEntropy(boot.Entropy), SetClock(time.Unix(0, boot.TimeUnixNs)))
+}
+
 func applyHostname(etc, name string) error {
 	if name == "" {
 		return nil

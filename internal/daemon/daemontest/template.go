@@ -83,7 +83,7 @@ func MakeTemplate(path string) error {
 		fault.Point(PointMaking))
 	switch how {
 	case MakerFails:
-		err = errors.New("the guest cannot be warmed\nits last words")
+		err = errors.New("the guest cannot be warmed; try: less /its/log\nits last words")
 	case MakerHangs:
 		<-told
 		err = errors.New("told to give up")
@@ -134,7 +134,7 @@ func freeze(dir layout.Instance) error {
 // restore looks whether the template of a spec could be restored.
 func (s *supervisor) restore() (origin, problem string) {
 	if s.spec.Template == "" {
-		return "boot", ""
+		return "boot", s.spec.TemplateError
 	}
 	if s.behaves(Unforkable) {
 		return "boot", "this VM cannot be restored"

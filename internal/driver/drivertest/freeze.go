@@ -123,14 +123,8 @@ func (s *subject) twin() driver.Machine {
 		if d.ReadOnly {
 			continue
 		}
-		data, err := os.ReadFile(d.Path)
-		if err != nil {
-			s.t.Fatal(err)
-		}
 		m.Disks[i].Path = filepath.Join(m.Dir, filepath.Base(d.Path))
-		if err := os.WriteFile(m.Disks[i].Path, data, 0o600); err != nil {
-			s.t.Fatal(err)
-		}
+		duplicate(s.t, d.Path, m.Disks[i].Path)
 	}
 	return m
 }

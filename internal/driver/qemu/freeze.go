@@ -55,7 +55,7 @@ func (i *instance) Freeze(ctx context.Context, dir string) error {
 			return fmt.Errorf("freeze: %w", err)
 		}
 	}
-	if err := writeFrozen(layout.Instance(dir), i.machine, state); err != nil {
+	if err := writeFrozen(layout.Instance(dir), i.machine, i.private.Program, state); err != nil {
 		return fmt.Errorf("freeze: %w", err)
 	}
 	return nil

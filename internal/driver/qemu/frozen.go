@@ -11,22 +11,22 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/driver"
+	"github.com/banger-dev/banger/internal/fault"
 	"github.com/banger-dev/banger/internal/layout"
 )
 
 // frozenFormat is the version of the files of a frozen guest, and of how its
 // machine is made up where the arguments do not show it.
-const frozenFormat = 1
+const frozenFormat = 2
 
 // Bounds of the devices' state and of the line before it, in bytes. A q35 with
 // our devices has 0.3 MiB.
 const (
 	maxState  = 16 << 20
-	maxHeader = 1 << 10
+	maxHeader = 8 << 10
 )
 
 // header is the first line of the file of the devices' state, as JSON.
@@ -35,6 +35,8 @@ type header struct {
 	shape
 	// MemoryWritten is when the memory's file was written last.
 	MemoryWritten int64 `json:"memory_written_unix_ns"`
+	// QEMU is the program that froze it.
+	QEMU program `json:"qemu"`
 	// SHA256 is of the state, which follows the line.
 	SHA256 string `json:"sha256"`
 }
@@ -47,10 +49,33 @@ type shape struct {
 	Disks       []disk `json:"disks"`
 }
 
+// disk is a disk as the guest left it. Written, which copies keep, tells it from
+// the disk of another guest that was frozen in the same way, and from one that a
+// guest has run on since.
 type disk struct {
 	Serial   string `json:"serial"`
 	Bytes    int64  `json:"bytes"`
+	Written  int64  `json:"written_unix_ns"`
 	ReadOnly bool   `json:"read_only"`
+}
+
+// program is a file that is replaced when it changes.
+type program struct {
+	Path    string `json:"path"` // links resolved
+	Bytes   int64  `json:"bytes"`
+	Written int64  `json:"written_unix_ns"`
+}
+
+func programAt(path string) (p program, err error) {
+	if p.Path, err = filepath.EvalSymlinks(path); err != nil {
+		return p, err
+	}
+	st, err := os.Stat(p.Path)
+	if err != nil {
+		return p, err
+	}
+	p.Bytes, p.Written = st.Size(), st.ModTime().UnixNano()
+	return p, nil
 }
 
 func shapeOf(m driver.Machine) (shape, error) {
@@ -60,7 +85,7 @@ func shapeOf(m driver.Machine) (shape, error) {
 		if err != nil {
 			return s, err
 		}
-		s.Disks = append(s.Disks, disk{d.Serial, st.Size(), d.ReadOnly})
+		s.Disks = append(s.Disks, disk{d.Serial, st.Size(), st.ModTime().UnixNano(), d.ReadOnly})
 	}
 	return s, nil
 }
@@ -72,8 +97,24 @@ func (s shape) differs(other shape) string {
 		return fmt.Sprintf("%d MiB of memory, not %d", s.MemoryBytes>>20, other.MemoryBytes>>20)
 	case s.VCPU != other.VCPU:
 		return fmt.Sprintf("%d vcpus, not %d", s.VCPU, other.VCPU)
-	case !slices.Equal(s.Disks, other.Disks):
-		return fmt.Sprintf("the disks %v, not %v", s.Disks, other.Disks)
+	}
+	return differsInDisks(s.Disks, other.Disks)
+}
+
+func differsInDisks(a, b []disk) string {
+	if len(a) != len(b) {
+		return fmt.Sprintf("%d disks, not %d", len(a), len(b))
+	}
+	for i := range a {
+		switch {
+		case a[i] == b[i]:
+		case a[i].Serial != b[i].Serial || a[i].ReadOnly != b[i].ReadOnly:
+			return fmt.Sprintf("the disk %q (read-only: %t), not %q (%t)", a[i].Serial, a[i].ReadOnly, b[i].Serial, b[i].ReadOnly)
+		case a[i].Bytes != b[i].Bytes:
+			return fmt.Sprintf("the disk %q of %d bytes, not %d", a[i].Serial, a[i].Bytes, b[i].Bytes)
+		default:
+			return fmt.Sprintf("another disk %q: this one is no copy of it, or was written since", a[i].Serial)
+		}
 	}
 	return ""
 }
@@ -100,7 +141,7 @@ func makeMemory(path string, size int64) error {
 
 // writeFrozen puts the files of the frozen guest of m into dir: the memory, by
 // renaming it, and the state. They are on disk when it returns.
-func writeFrozen(dir layout.Instance, m driver.Machine, state []byte) error {
+func writeFrozen(dir layout.Instance, m driver.Machine, by program, state []byte) error {
 	memory := layout.Instance(m.Dir).Memory()
 	st, err := seal(memory)
 	if err != nil {
@@ -112,7 +153,7 @@ func writeFrozen(dir layout.Instance, m driver.Machine, state []byte) error {
 	}
 	sum := sha256.Sum256(state)
 	line, err := json.Marshal(header{
-		Format: frozenFormat, shape: machine, MemoryWritten: st.ModTime().UnixNano(),
+		Format: frozenFormat, shape: machine, MemoryWritten: st.ModTime().UnixNano(), QEMU: by,
 		SHA256: hex.EncodeToString(sum[:]),
 	})
 	if err != nil {
@@ -126,6 +167,9 @@ func writeFrozen(dir layout.Instance, m driver.Machine, state []byte) error {
 		return err
 	}
 	if err := os.Rename(memory, dir.Memory()); err != nil {
+		return err
+	}
+	if err := fault.Point("template.memory"); err != nil {
 		return err
 	}
 	if err := os.Rename(devices, dir.DeviceState()); err != nil {
@@ -174,14 +218,44 @@ func readFrozen(dir layout.Instance, m driver.Machine) (*frozen, error) {
 	if err != nil {
 		return nil, err
 	}
-	want, err := shapeOf(m)
+	memory, err := openMemory(dir.Memory(), h)
 	if err != nil {
 		return nil, err
 	}
-	if what := h.differs(want); what != "" {
-		return nil, fmt.Errorf("it has %s", what)
+	if err := h.fits(m); err != nil {
+		memory.Close()
+		return nil, err
 	}
-	memory, err := os.Open(dir.Memory())
+	return &frozen{memory: memory, state: state}, nil
+}
+
+// fits says what keeps m from going on with the guest.
+func (h header) fits(m driver.Machine) error {
+	bin, err := FindBinary(m.Bin)
+	if err != nil {
+		return err
+	}
+	now, err := programAt(bin)
+	if err != nil {
+		return err
+	}
+	if now != h.QEMU {
+		return fmt.Errorf("it is of another QEMU than %s is now", now.Path)
+	}
+	want, err := shapeOf(m)
+	if err != nil {
+		return err
+	}
+	if what := h.differs(want); what != "" {
+		return fmt.Errorf("it has %s", what)
+	}
+	return nil
+}
+
+// openMemory opens the memory's file, which must be as it was frozen. That is
+// seen from its size and time: to read it all would take longer than to boot.
+func openMemory(path string, h header) (*os.File, error) {
+	memory, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +267,7 @@ func readFrozen(dir layout.Instance, m driver.Machine) (*frozen, error) {
 		memory.Close()
 		return nil, err
 	}
-	return &frozen{memory: memory, state: state}, nil
+	return memory, nil
 }
 
 // readState reads the devices' state and proves it whole.

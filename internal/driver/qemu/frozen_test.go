@@ -3,6 +3,8 @@ package qemu
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -40,7 +42,7 @@ func TestFrozenFiles(t *testing.T) {
 	m := freezable(t)
 	dir := layout.Instance(m.Dir)
 	state := bytes.Repeat([]byte("state\n"), 1000)
-	if err := writeFrozen(dir, m, state); err != nil {
+	if err := writeFrozen(dir, m, programOf(t, m), state); err != nil {
 		t.Fatal(err)
 	}
 	f, err := openFrozen(dir, m)
@@ -54,7 +56,8 @@ func TestFrozenFiles(t *testing.T) {
 	for want, change := range map[string]func(*driver.Machine){
 		"64 MiB of memory, not 65": func(m *driver.Machine) { m.MemoryMiB++ },
 		"1 vcpus, not 2":           func(m *driver.Machine) { m.VCPU++ },
-		"the disks":                func(m *driver.Machine) { m.Disks[0].ReadOnly = true },
+		"the disk":                 func(m *driver.Machine) { m.Disks[0].ReadOnly = true },
+		"1 disks, not 0":           func(m *driver.Machine) { m.Disks = nil },
 		"no such file":             func(m *driver.Machine) { m.Disks[0].Path += "x" },
 	} {
 		other := m
@@ -64,18 +67,55 @@ func TestFrozenFiles(t *testing.T) {
 			t.Errorf("want %q: %v", want, err)
 		}
 	}
-	if err := os.Truncate(m.Disks[0].Path, 512); err != nil {
+}
+
+// A frozen guest goes on with the very QEMU, memory and disks that it had, or
+// copies of those, and no others that are like them.
+func TestFrozenOfAnother(t *testing.T) {
+	for want, change := range map[string]func(m *driver.Machine){
+		"of another QEMU":                         func(m *driver.Machine) { m.Bin = script(t, "exit 1") },
+		`another disk "work"`:                     func(m *driver.Machine) { touch(t, m.Disks[0].Path) },
+		`the disk "work" of 4096 bytes, not 512`:  func(m *driver.Machine) { must(t, os.Truncate(m.Disks[0].Path, 512)) },
+		`the disk "work" of 4096 bytes, not 8192`: func(m *driver.Machine) { must(t, os.Truncate(m.Disks[0].Path, 8192)) },
+		"its memory was changed":                  func(m *driver.Machine) { touch(t, layout.Instance(m.Dir).Memory()) },
+		"no such file":                            func(m *driver.Machine) { m.Disks[0].Path += "x" },
+	} {
+		m := freezable(t)
+		must(t, writeFrozen(layout.Instance(m.Dir), m, programOf(t, m), []byte("state")))
+		f, err := openFrozen(layout.Instance(m.Dir), m)
+		must(t, err)
+		f.close()
+		change(&m)
+		if _, err := openFrozen(layout.Instance(m.Dir), m); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q: %v", want, err)
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openFrozen(dir, m); err == nil || !strings.Contains(err.Error(), "the disks [{work 4096 false}], not [{work 512 false}]") {
-		t.Error(err)
-	}
+}
+
+// touch makes a file one that was written at another time.
+func touch(t *testing.T, path string) {
+	t.Helper()
+	must(t, os.Chtimes(path, time.Time{}, time.Unix(1, 1)))
+}
+
+func programOf(t *testing.T, m driver.Machine) program {
+	t.Helper()
+	p, err := programAt(m.Bin)
+	must(t, err)
+	return p
 }
 
 func TestFrozenFilesDamaged(t *testing.T) {
 	m := freezable(t)
 	dir := layout.Instance(m.Dir)
-	if err := writeFrozen(dir, m, []byte("state")); err != nil {
+	if err := writeFrozen(dir, m, programOf(t, m), []byte("state")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chmod(dir.DeviceState(), 0o600); err != nil {
@@ -98,6 +138,26 @@ func TestFrozenFilesDamaged(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// FuzzReadState: whatever the file holds, what is returned is what its header
+// promises.
+func FuzzReadState(f *testing.F) {
+	for _, seed := range []string{"", "{", "{}\n", fmt.Sprintf(`{"format":%d,"disks":[{}]}`+"\nstate", frozenFormat)} {
+		f.Add([]byte(seed))
+	}
+	path := filepath.Join(f.TempDir(), "devices")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		must(t, os.WriteFile(path, data, 0o600))
+		h, state, err := readState(path)
+		if err != nil {
+			return
+		}
+		sum := sha256.Sum256(state)
+		if len(state) == 0 || h.Format != frozenFormat || hex.EncodeToString(sum[:]) != h.SHA256 {
+			t.Errorf("%+v of %q", h, data)
+		}
+	})
 }
 
 // waiting is a machine for, and the open files of, a guest that QEMU waits for.

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/banger-dev/banger/internal/driver"
 	"github.com/banger-dev/banger/internal/driver/vmmproc"
 	"github.com/banger-dev/banger/internal/guestlink"
@@ -19,6 +21,10 @@ import (
 	"github.com/banger-dev/banger/internal/trace"
 	"github.com/banger-dev/banger/internal/unixsock"
 )
+
+// fullForMemory is why a QEMU died of SIGBUS whose memory is in a file: the file
+// system has no block for a page that it wrote.
+const fullForMemory = "no space is left on the host for its memory"
 
 // QEMU prints next to nothing, unless its guest finds a way to make it. Its log
 // is looked at every logCheck, and emptied when it is over maxLog bytes.
@@ -52,6 +58,7 @@ type instance struct {
 
 	mu       sync.Mutex
 	shutdown string // the reason of QEMU's SHUTDOWN event
+	full     bool   // a disk could not be written: the host has no space
 }
 
 func newInstance(ctx context.Context, m driver.Machine, log *slog.Logger, p parts) (*instance, error) {
@@ -87,6 +94,9 @@ func connect(ctx context.Context, path string) (net.Conn, error) {
 func (i *instance) event(name string, data json.RawMessage) {
 	switch name {
 	case "SHUTDOWN", "MIGRATION":
+	case "BLOCK_IO_ERROR":
+		i.diskError(data)
+		return
 	case "NETDEV_STREAM_CONNECTED":
 		select {
 		case i.joined <- struct{}{}:
@@ -116,6 +126,24 @@ func (i *instance) event(name string, data json.RawMessage) {
 		case i.moved <- event.Status:
 		default: // nobody asked for so many
 		}
+	}
+}
+
+// diskError ends a guest that is to be frozen when the host has no space for what
+// it writes: QEMU has stopped it, and whoever waits for it would do so for long.
+// Any other guest stands still until there is space.
+func (i *instance) diskError(data json.RawMessage) {
+	var event struct {
+		NoSpace bool `json:"nospace"`
+	}
+	if err := json.Unmarshal(data, &event); err != nil || !event.NoSpace || !i.private.Freezable {
+		return
+	}
+	i.mu.Lock()
+	i.full = true
+	i.mu.Unlock()
+	if err := i.proc.Strike(); err != nil {
+		i.log.Error("a guest that has no space is not ended", "err", err)
 	}
 }
 
@@ -187,9 +215,13 @@ func (i *instance) Wait(ctx context.Context) (driver.Exit, error) {
 // it may have been broken into.
 func (i *instance) exit() driver.Exit {
 	i.mu.Lock()
-	shutdown := i.shutdown
+	shutdown, full := i.shutdown, i.full
 	i.mu.Unlock()
 	switch {
+	case full:
+		return driver.Exit{Reason: "no space is left on the host for its disks"}
+	case i.private.Freezable && i.proc.Signal() == unix.SIGBUS:
+		return driver.Exit{Reason: fullForMemory}
 	case shutdown == "guest-shutdown":
 		return driver.Exit{Clean: true, Reason: "guest powered off"}
 	case shutdown == "guest-reset":

@@ -29,6 +29,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/internal/confine"
 	"github.com/banger-dev/banger/internal/driver"
@@ -71,6 +73,8 @@ type private struct {
 	Confinement []string `json:"confinement"`
 	// Freezable says that the guest's memory is the file of Machine.Freezable.
 	Freezable bool `json:"freezable,omitempty"`
+	// Program is, with Freezable, QEMU as it was when this one was started.
+	Program program `json:"program,omitzero"`
 }
 
 // Start implements driver.Driver.
@@ -86,6 +90,11 @@ func (q *qemu) start(ctx context.Context, m driver.Machine, l launch) (driver.In
 	}
 	if err := check(m, l.frozen == nil); err != nil {
 		return nil, err
+	}
+	if m.Freezable && l.frozen == nil {
+		if l.program, err = programAt(l.bin); err != nil {
+			return nil, err
+		}
 	}
 	l.seccomp = true
 	inst, err := q.launch(ctx, m, l)
@@ -156,6 +165,7 @@ func check(m driver.Machine, boots bool) error {
 // launch is one try to start QEMU.
 type launch struct {
 	bin     string
+	program program // bin, where the guest can be frozen
 	seccomp bool
 	save    func(driver.Handle) error
 	// frozen is the guest to restore; nil: one boots.
@@ -177,23 +187,18 @@ func (q *qemu) launch(ctx context.Context, m driver.Machine, l launch) (_ *insta
 	if err != nil {
 		return nil, errors.Join(err, started.Abandon())
 	}
-	var inst *instance
-	defer func() {
-		if err == nil {
-			return
-		}
-		err = errors.Join(err, vmmproc.Destroy(proc))
-		if inst != nil {
-			err = errors.Join(err, inst.Release())
-		}
-	}()
 	p := private{
 		Accel: m.Accel, Confinement: layers(m, started.Layers, l.seccomp),
-		Freezable: m.Freezable && l.frozen == nil,
+		Freezable: m.Freezable && l.frozen == nil, Program: l.program,
 	}
-	if missing := confine.Missing(p.Confinement); m.RequireConfinement && len(missing) > 0 {
-		return nil, banger.Errorf(banger.CodeUnavailable, "full confinement is required, and this host gives no %s",
-			strings.Join(missing, ", no ")).WithHint("banger doctor, or require_confinement = false in the config")
+	var inst *instance
+	defer func() {
+		if err != nil {
+			err = giveUp(err, proc, p, inst)
+		}
+	}()
+	if err := enough(m, p.Confinement); err != nil {
+		return nil, err
 	}
 	if handle.Private, err = json.Marshal(p); err != nil {
 		return nil, err
@@ -213,6 +218,29 @@ func (q *qemu) launch(ctx context.Context, m driver.Machine, l launch) (_ *insta
 		}
 	}
 	return inst, nil
+}
+
+// enough is an error if m wants more around its VMM than these layers.
+func enough(m driver.Machine, layers []string) error {
+	missing := confine.Missing(layers)
+	if !m.RequireConfinement || len(missing) == 0 {
+		return nil
+	}
+	return banger.Errorf(banger.CodeUnavailable, "full confinement is required, and this host gives no %s",
+		strings.Join(missing, ", no ")).WithHint("banger doctor, or require_confinement = false in the config")
+}
+
+// giveUp ends a QEMU that did not start for the reason err, and returns the reason
+// with what it knows better. inst may be nil.
+func giveUp(err error, proc *vmmproc.Process, p private, inst *instance) error {
+	left := vmmproc.Destroy(proc)
+	if inst != nil {
+		left = errors.Join(left, inst.Release())
+	}
+	if p.Freezable && proc.Signal() == unix.SIGBUS {
+		err = banger.Errorf(banger.CodeUnavailable, "start QEMU: %s", fullForMemory).WithHint("df -h, and free some space")
+	}
+	return errors.Join(err, left)
 }
 
 // layers lists what contains the VMM, strongest first.

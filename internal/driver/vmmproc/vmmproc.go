@@ -139,9 +139,11 @@ func (p *Process) follow(ctx context.Context) {
 	close(p.done)
 }
 
-// end is how a process ended; code is -1 if it is not known or a signal.
+// end is how a process ended; code is -1 if it is not known or a signal, and
+// signal 0 if it is not known or none.
 type end struct {
 	code   int
+	signal unix.Signal
 	reason string
 }
 
@@ -156,7 +158,7 @@ func reap(pid int) end {
 		case err != nil:
 			return end{code: -1, reason: "its process ended"}
 		case ws.Signaled():
-			return end{code: -1, reason: fmt.Sprintf("killed by signal %d (%s)", int(ws.Signal()), ws.Signal())}
+			return end{code: -1, signal: ws.Signal(), reason: fmt.Sprintf("killed by signal %d (%s)", int(ws.Signal()), ws.Signal())}
 		}
 		return end{code: ws.ExitStatus(), reason: fmt.Sprintf("its process exited with code %d", ws.ExitStatus())}
 	}
@@ -181,6 +183,14 @@ func (p *Process) ExitCode() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.end.code
+}
+
+// Signal is what ended the process, once it is gone; 0 if it was none, or if it
+// was another's child.
+func (p *Process) Signal() unix.Signal {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.end.signal
 }
 
 // Killed reports whether Kill was called.
@@ -210,6 +220,17 @@ func (p *Process) Wait(ctx context.Context) error {
 
 // Kill ends the process at once and returns when it is gone.
 func (p *Process) Kill(ctx context.Context) error {
+	if err := p.Strike(); err != nil {
+		return err
+	}
+	if err := p.Wait(ctx); err != nil {
+		return fmt.Errorf("process %d was killed and is not gone (it may wait for a disk of the host): %w", p.pid, err)
+	}
+	return nil
+}
+
+// Strike is Kill without the wait.
+func (p *Process) Strike() error {
 	select {
 	case <-p.done:
 		return nil
@@ -224,9 +245,6 @@ func (p *Process) Kill(ctx context.Context) error {
 		default:
 			return fmt.Errorf("kill process %d: %w", p.pid, err)
 		}
-	}
-	if err := p.Wait(ctx); err != nil {
-		return fmt.Errorf("process %d was killed and is not gone (it may wait for a disk of the host): %w", p.pid, err)
 	}
 	return nil
 }

@@ -113,7 +113,7 @@ type BangerClient interface {
 	// ListTemplates returns the templates, the one used last first.
 	ListTemplates(context.Context, *connect.Request[v1.ListTemplatesRequest]) (*connect.Response[v1.ListTemplatesResponse], error)
 	// PruneTemplates removes templates: all that no VM can be started from any
-	// more, and with all every one. VMs that were started from them go on.
+	// more, damaged ones among them, and with all every one. VMs that were started from them go on.
 	PruneTemplates(context.Context, *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error)
 	// ListKernels returns the local kernels and, with available, the catalog's.
 	ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error)
@@ -357,7 +357,7 @@ type BangerHandler interface {
 	// ListTemplates returns the templates, the one used last first.
 	ListTemplates(context.Context, *connect.Request[v1.ListTemplatesRequest]) (*connect.Response[v1.ListTemplatesResponse], error)
 	// PruneTemplates removes templates: all that no VM can be started from any
-	// more, and with all every one. VMs that were started from them go on.
+	// more, damaged ones among them, and with all every one. VMs that were started from them go on.
 	PruneTemplates(context.Context, *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error)
 	// ListKernels returns the local kernels and, with available, the catalog's.
 	ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error)
