@@ -47,7 +47,7 @@ unit:
 
 ## vm: the tests that boot real VMs
 vm: build
-	go test -race -count=1 -timeout $(TESTTIMEOUT) ./test/vm/...
+	go test -race -count=1 -parallel 3 -timeout $(TESTTIMEOUT) ./test/vm/...
 
 ## soak: what takes long: 100 boots, 1,000 runs, 100 VMs at once, minutes of
 ## fuzzing

@@ -122,8 +122,6 @@ func TestVMMKilled(t *testing.T) {
 // create, start and delete of a VM that boots: afterwards nothing is left behind
 // or the VM is whole.
 func TestFaultsInRun(t *testing.T) {
-	h := newHome(t)
-	h.must("image", "list")
 	for _, fault := range []string{
 		"supervisor.listening=kill-self", "supervisor.start=kill-self",
 		"supervisor.launched=kill-self", "supervisor.launched=kill-peer",
@@ -136,14 +134,19 @@ func TestFaultsInRun(t *testing.T) {
 		"create.ready=kill-self", "create.ready=kill-peer",
 		"delete.stopped=kill-self", "delete.remove=kill-self",
 	} {
-		t.Run(fault, func(t *testing.T) { h.faulty(t, fault, "--cold") })
+		t.Run(fault, func(t *testing.T) {
+			t.Parallel() // most of it is waiting
+			newHome(t).faulty(t, fault, "--cold")
+		})
 	}
 }
 
 // TestFaultsInFork: the same for the steps at which a VMM is there that loads a
 // frozen guest, and those of a daemon that copies its disks.
 func TestFaultsInFork(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
+	h.ownTemplates(t) // a fork that fails has its template made anew
 	h.must("image", "warm")
 	for _, point := range []string{"launched", "saved", "console", "running", "reset"} {
 		for _, whom := range []string{"self", "peer"} {

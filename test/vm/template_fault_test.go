@@ -17,6 +17,7 @@ var makingShape = []string{"--memory", "512M"}
 // TestFaultsInMaking kills daemon, maker or VMM at every step of the making of a
 // template and of its removal: nothing of it is left, and the next is whole.
 func TestFaultsInMaking(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	h.ownTemplates(t)
 	for _, fault := range []string{
@@ -85,6 +86,7 @@ func (h *home) nothingMade(t *testing.T) {
 // with words, and leaves nothing half-made. The templates are on a file system
 // of their own, in the command's own namespace.
 func TestFullHostInMaking(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	h.ownTemplates(t)
 	dir := filepath.Join(h.dir, "state", "templates")
