@@ -16,6 +16,10 @@ func TestRunsLeaveNothing(t *testing.T) {
 	h := newHome(t)
 	h.must("image", "warm") // or the first run would have a template made beside it
 	h.must("vm", "run", "--rm", "--", "true")
+	eventually(t, "the first run's VM is removed", func() bool {
+		left, err := os.ReadDir(filepath.Join(h.dir, "state", "vms"))
+		return err == nil && len(left) == 0
+	})
 	before := h.inventory()
 	for range count("BANGER_SOAK_RUNS", 5) {
 		h.must("vm", "run", "--rm", "--", "true")

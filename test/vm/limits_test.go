@@ -107,7 +107,7 @@ func TestCommandEndsWithItsClient(t *testing.T) {
 // with --rm.
 func TestReadinessTimeout(t *testing.T) {
 	h := newHome(t)
-	r := h.run("vm", "run", "--rm", "--name", "slow", "--timeout", "1s", "--", "true")
+	r := h.run("vm", "run", "--rm", "--name", "slow", "--cold", "--timeout", "1s", "--", "true")
 	if r.code != 125 || !strings.Contains(r.stderr, `vm "slow"`) || !strings.Contains(r.stderr, "banger vm logs slow") || !strings.Contains(r.stderr, "banger vm delete") {
 		t.Errorf("exit %d\n%s", r.code, r.stderr)
 	}

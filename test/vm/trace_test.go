@@ -56,7 +56,7 @@ func TestTrace(t *testing.T) {
 		"bangerd: supervisor: fork and exec", "banger-vm: network stack", "banger-vm: confine: fork and exec",
 		"qemu: until its monitor answers", "qemu: cont", "banger-agent: link reset, Boot applied",
 		"banger: exec: Start until Started", "banger-agent: exec: start the process", "banger-agent: exec: the process runs",
-		"banger: call DeleteVM", "bangerd: delete: stop", "qemu: killed until it is gone",
+		"banger: call DeleteVM",
 	} {
 		now, ok := spans[name]
 		switch before := spans[last]; {
