@@ -13,6 +13,8 @@ PREFIX  ?= $(HOME)/.local
 TESTTIMEOUT ?= 25m
 
 export TZ := UTC
+# Or each program of a test with the race detector sleeps a second at its end.
+export GORACE := atexit_sleep_ms=0
 
 .PHONY: build install demo test check unit vm soak bench generate deps test-deps bench-deps clean
 

@@ -43,7 +43,8 @@ func newHome(t *testing.T) *home {
 	}
 	must(t, os.Chmod(filepath.Join(h.dir, "state"), 0o700))
 	h.configure("[spares]\nmemory = \"0M\"\n")
-	h.env = append(os.Environ(), "BANGER_HOME="+h.dir, "PATH="+bin+":"+os.Getenv("PATH"), "HOME="+h.dir)
+	h.env = append(os.Environ(), "BANGER_HOME="+h.dir, "PATH="+bin+":"+os.Getenv("PATH"), "HOME="+h.dir,
+		"GORACE=atexit_sleep_ms=0") // or each program sleeps a second at its end
 	t.Cleanup(h.close)
 	return h
 }
