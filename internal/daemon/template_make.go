@@ -302,6 +302,7 @@ func (t *templates) runMaker(ctx context.Context, dir layout.Instance, nice int)
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err == nil:
+		t.log.Info("the maker of a template is done", "log", strings.TrimSpace(makerLog(words)))
 		return nil
 	}
 	said := makerSaid(words)
@@ -349,8 +350,8 @@ func anonymousFile(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// makerSaid is what a maker said of its failure.
-func makerSaid(words *os.File) string {
+// makerLog is the end of what a maker wrote.
+func makerLog(words *os.File) string {
 	info, err := words.Stat()
 	if err != nil {
 		return ""
@@ -359,7 +360,12 @@ func makerSaid(words *os.File) string {
 	if err != nil {
 		return ""
 	}
-	text := "\n" + strings.ToValidUTF8(string(data), "?")
+	return strings.ToValidUTF8(string(data), "?")
+}
+
+// makerSaid is what a maker said of its failure.
+func makerSaid(words *os.File) string {
+	text := "\n" + makerLog(words)
 	if i := strings.LastIndex(text, "\n"+layout.Supervisor+": "); i >= 0 {
 		return strings.TrimSpace(text[i+len(layout.Supervisor)+3:])
 	}

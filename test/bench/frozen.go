@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -25,20 +24,16 @@ func (b *bench) freezes(ctx context.Context) ([]row, error) {
 	size := 9 * int64(banger.GiB)
 	freeze := func(ctx context.Context) (float64, error) {
 		size += banger.GiB
-		text, err := b.home.output(ctx, "image", "warm", "--json", "--memory", fmt.Sprintf("%dM", frozenMemory),
+		err := b.home.run(ctx, "image", "warm", "--memory", fmt.Sprintf("%dM", frozenMemory),
 			"--disk-size", banger.FormatSize(size))
 		if err != nil {
-			return 0, err
-		}
-		var made templateView
-		if err := json.Unmarshal([]byte(text), &made); err != nil {
 			return 0, err
 		}
 		home, err := b.home.layout()
 		if err != nil {
 			return 0, err
 		}
-		return freezeTime(home.Template(made.Key).SupervisorLog())
+		return freezeTime(home.DaemonLog())
 	}
 	samples, err := sample(ctx, few(b.n), freeze)
 	if err != nil {
@@ -47,20 +42,21 @@ func (b *bench) freezes(ctx context.Context) ([]row, error) {
 	return []row{{Name: fmt.Sprintf("freeze of a settled %d MiB VM", frozenMemory), Unit: "ms", Limit: 500, Samples: samples[0]}}, nil
 }
 
-// frozenLine is what the maker of a template logs.
-var frozenLine = regexp.MustCompile(`msg="the guest is frozen" took_ms=([0-9]+)`)
+// frozenLine is what the maker of a template logs; its log stands in the daemon's,
+// quoted.
+var frozenLine = regexp.MustCompile(`the guest is frozen\\?" took_ms=([0-9]+)`)
 
-// freezeTime reads it, in ms.
+// freezeTime reads that of the last template, in ms.
 func freezeTime(log string) (float64, error) {
 	text, err := os.ReadFile(log)
 	if err != nil {
 		return 0, err
 	}
-	m := frozenLine.FindSubmatch(text)
-	if m == nil {
+	all := frozenLine.FindAllSubmatch(text, -1)
+	if len(all) == 0 {
 		return 0, fmt.Errorf("%s does not say how long the freeze took", log)
 	}
-	return strconv.ParseFloat(string(m[1]), 64)
+	return strconv.ParseFloat(string(all[len(all)-1][1]), 64)
 }
 
 // memory measures what idle forks of one template hold for themselves.
