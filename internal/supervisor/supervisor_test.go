@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,12 +23,9 @@ import (
 	"github.com/banger-dev/banger/api/vm/v1/vmv1connect"
 	"github.com/banger-dev/banger/internal/driver"
 	"github.com/banger-dev/banger/internal/driver/fake"
-	"github.com/banger-dev/banger/internal/driver/testguest"
 	"github.com/banger-dev/banger/internal/layout"
-	"github.com/banger-dev/banger/internal/linkwire"
 	"github.com/banger-dev/banger/internal/lockfile"
 	"github.com/banger-dev/banger/internal/unixsock"
-	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 )
@@ -72,85 +68,6 @@ func supervise(dir layout.Instance, how ...string) int {
 func fakeDrivers(log *slog.Logger) map[string]driver.Driver {
 	return map[string]driver.Driver{"fake": fake.New(fake.Options{Log: log})}
 }
-
-// guestServices is a guest with an agent that is ready at once, and an echo
-// where processes would be.
-func guestServices(m testguest.Machine) testguest.Handler {
-	rest := testguest.Services(m)
-	server, err := ttrpc.NewServer()
-	if err != nil {
-		panic(err)
-	}
-	agentv1.RegisterAgentService(server, guestAgent{m})
-	conns := make(chan net.Conn)
-	go server.Serve(context.Background(), chanListener(conns))
-	return func(port uint32, conn net.Conn) {
-		switch port {
-		case linkwire.PortRPC:
-			held := &heldConn{Conn: conn, closed: make(chan struct{})}
-			conns <- held
-			<-held.closed // a stream ends with its handler
-		case linkwire.PortExec:
-			defer conn.Close()
-			io.Copy(conn, conn)
-		default:
-			rest(port, conn)
-		}
-	}
-}
-
-type guestAgent struct{ m testguest.Machine }
-
-func (g guestAgent) Info(context.Context, *agentv1.InfoRequest) (*agentv1.InfoResponse, error) {
-	return &agentv1.InfoResponse{Init: "none"}, nil
-}
-
-func (g guestAgent) Events(ctx context.Context, _ *agentv1.EventsRequest, out agentv1.Agent_EventsServer) error {
-	out.Send(&agentv1.Event{Ready: "agent"})
-	out.Send(&agentv1.Event{Ready: "system", FailedUnits: []string{"a.service"}})
-	<-ctx.Done()
-	return ctx.Err()
-}
-
-func (g guestAgent) Shutdown(context.Context, *agentv1.ShutdownRequest) (*agentv1.ShutdownResponse, error) {
-	go g.m.PowerOff()
-	return &agentv1.ShutdownResponse{}, nil
-}
-
-func (g guestAgent) Tune(context.Context, *agentv1.TuneRequest) (*agentv1.TuneResponse, error) {
-	return &agentv1.TuneResponse{}, nil
-}
-
-func (g guestAgent) Warm(context.Context, *agentv1.WarmRequest) (*agentv1.WarmResponse, error) {
-	return &agentv1.WarmResponse{}, nil
-}
-
-type heldConn struct {
-	net.Conn
-	once   sync.Once
-	closed chan struct{}
-}
-
-// Read says io.EOF however the stream ended: ttrpc waits for its calls after any
-// other error, and the events never end by themselves.
-func (c *heldConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if err != nil {
-		err = io.EOF
-	}
-	return n, err
-}
-
-func (c *heldConn) Close() error {
-	c.once.Do(func() { close(c.closed) })
-	return c.Conn.Close()
-}
-
-type chanListener chan net.Conn
-
-func (l chanListener) Accept() (net.Conn, error) { return <-l, nil }
-func (l chanListener) Close() error              { return nil }
-func (l chanListener) Addr() net.Addr            { return &net.UnixAddr{Name: "guest"} }
 
 // instance makes an instance directory with a spec in it.
 func instance(t *testing.T) layout.Instance {
