@@ -51,6 +51,7 @@ func fatal(err error) {
 
 // run returns only with an error.
 func run() error {
+	signals := catchSignals()
 	if err := earlyMounts(); err != nil {
 		return err
 	}
@@ -85,13 +86,13 @@ func run() error {
 	if err := agent.complete(); err != nil {
 		return err
 	}
-	return become(init, kind, agent.pid)
+	return become(init, kind, agent.pid, signals)
 }
 
 // become goes on as the image's init, or as our own.
-func become(init, kind string, agent int) error {
+func become(init, kind string, agent int, signals <-chan os.Signal) error {
 	if kind != Systemd {
-		return serveAsInit(agent)
+		return serveAsInit(agent, signals)
 	}
 	if err := installFinisher("/", agent); err != nil {
 		fmt.Fprintf(os.Stderr, "banger: disks may need a check after shutdown: %v\n", err)

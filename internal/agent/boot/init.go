@@ -26,14 +26,21 @@ const (
 	stopPoll  = 50 * time.Millisecond
 )
 
-// serveAsInit is PID 1 of an image without systemd. It returns only with the
-// error that ended the agent.
-func serveAsInit(agent int) error {
+// catchSignals has PID 1 asked to end the VM by a signal that may come as soon as
+// the agent has answered: not caught, it would end PID 1 and the kernel with it.
+// systemd, whose handlers are its own, is asked again by the agent.
+func catchSignals() <-chan os.Signal {
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, syscall.SIGCHLD, PowerOffSignal, RebootSignal, SystemdPowerOffSignal, SystemdRebootSignal,
 		syscall.SIGPWR, syscall.SIGUSR1, syscall.SIGUSR2) // the last two: busybox's halt and poweroff
+	return signals
+}
+
+// serveAsInit is PID 1 of an image without systemd. It returns only with the
+// error that ended the agent.
+func serveAsInit(agent int, signals <-chan os.Signal) error {
 	for {
-		// Before each wait: a child may have ended before Notify.
+		// Before each wait: one signal may stand for many children.
 		if status, ended := reap(agent); ended {
 			stopAll(agent)
 			return fmt.Errorf("the agent ended: %s", describe(status))
