@@ -28,6 +28,9 @@ const (
 	spareBurst = 10 * time.Second
 	// spareTick is how often pools are looked at while there are any.
 	spareTick = 30 * time.Second
+	// spareHush is how long nothing is made after a start: making takes all of a
+	// processor, which the command in that VM wants. A loop lives on what waits.
+	spareHush = 400 * time.Millisecond
 	// maxArrivals bounds how many starts are remembered of a pool, maxPools how
 	// many pools there are.
 	maxArrivals = 512
@@ -204,14 +207,14 @@ func (s *spares) look() {
 
 // run keeps the pools until ctx ends, and then ends all spares.
 func (s *spares) run(ctx context.Context) {
-	ticker := time.NewTicker(spareTick)
-	defer ticker.Stop()
 	var work sync.WaitGroup
+	hush := time.NewTimer(0)
+	defer hush.Stop()
 	for ctx.Err() == nil {
-		s.tend(ctx, &work)
+		hush.Reset(s.tend(ctx, &work))
 		select {
 		case <-s.wake:
-		case <-ticker.C:
+		case <-hush.C:
 		case <-ctx.Done():
 		}
 	}
@@ -223,8 +226,9 @@ func (s *spares) run(ctx context.Context) {
 	work.Wait()
 }
 
-// tend brings every pool nearer to its target. Those used last come first.
-func (s *spares) tend(ctx context.Context, work *sync.WaitGroup) {
+// tend brings every pool nearer to its target, and returns when it is to be done
+// again at the latest. Those used last come first.
+func (s *spares) tend(ctx context.Context, work *sync.WaitGroup) time.Duration {
 	most, room, now := s.most(), s.room(), time.Now()
 	there := s.templates()
 	s.mu.Lock()
@@ -242,7 +246,11 @@ func (s *spares) tend(ctx context.Context, work *sync.WaitGroup) {
 		most -= targets[p]
 	}
 	excess := s.shrink(func(p *pool) int { return targets[p] })
-	begun := s.begin(order, targets, room)
+	var begun []*recipe
+	hush := s.hush(order, now)
+	if hush == 0 {
+		begun, hush = s.begin(order, targets, room), spareTick
+	}
 	for key, p := range s.pools {
 		if targets[p] == 0 && len(p.arrivals) == 0 && p.making == 0 {
 			delete(s.pools, key)
@@ -256,6 +264,16 @@ func (s *spares) tend(ctx context.Context, work *sync.WaitGroup) {
 			s.made(r, sp, err)
 		})
 	}
+	return hush
+}
+
+// hush is how long nothing is to be made yet. The pool that was used last is the
+// first of order.
+func (s *spares) hush(order []*pool, now time.Time) time.Duration {
+	if len(order) == 0 {
+		return 0
+	}
+	return max(0, spareHush-now.Sub(order[0].used()))
 }
 
 // shrink takes the spares out of the pools that are over their targets. The

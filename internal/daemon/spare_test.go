@@ -254,6 +254,7 @@ func TestSparesThatCannotBeMade(t *testing.T) {
 	for i := range 3 {
 		wantOrigin(t, h.runUsual(fmt.Sprintf("dev-%d", i)), "template")
 	}
+	h.eventually("it is tried", func() bool { return strings.Contains(h.log.String(), "this host has no spares") })
 	h.eventually("they are removed", func() bool { return len(h.spareDirs()) == 0 })
 	if said := strings.Count(h.log.String(), "this host has no spares"); said == 0 || said > 2*3 {
 		t.Errorf("tried %d times", said)

@@ -125,6 +125,16 @@ func TestLife(t *testing.T) {
 	h.must("vm", "delete", "-f", "life")
 }
 
+// TestTimers: the timers of the agent are slack, those of commands are not.
+func TestTimers(t *testing.T) {
+	h := newHome(t)
+	h.must("vm", "create", "--name", "timers")
+	agent := "cat /proc/$(pgrep -f '^@banger-agent')/timerslack_ns"
+	if got := h.must("vm", "exec", "timers", "--", "sh", "-c", agent+"; cat /proc/self/timerslack_ns"); got != "5000000\n50000" {
+		t.Errorf("agent's and a command's, ns: %q", got)
+	}
+}
+
 // TestManyBoots: cold boots that all succeed beside two busy loops.
 func TestManyBoots(t *testing.T) {
 	h := newHome(t)

@@ -1,12 +1,17 @@
 package process
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
 	"github.com/banger-dev/banger/internal/agent/account"
@@ -156,4 +161,21 @@ func TestOtherUser(t *testing.T) {
 	if got := c.stdout.String(); got != "1\n" {
 		t.Errorf("%q %q", got, c.stderr.String())
 	}
+}
+
+// The agent's timers are slack (package boot), its commands' are not.
+func TestTimersAreExact(t *testing.T) {
+	runtime.LockOSThread() // and never unlocked: the thread ends with the test
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(time.Millisecond), 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	p, err := testManager(t, Options{}).Start(Spec{Argv: []string{"cat", "/proc/self/timerslack_ns"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := p.Copy(&out, &out); err != nil || out.String() != "50000\n" {
+		t.Errorf("%q %v", out.String(), err)
+	}
+	p.Leave()
 }

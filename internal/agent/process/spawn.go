@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -267,6 +268,9 @@ func (p *plan) start(files []uintptr, attr syscall.SysProcAttr) (pid, pidfd int,
 	return pid, pidfd, nil
 }
 
+// timerSlack is what Linux gives to processes, in nanoseconds.
+const timerSlack = 50_000
+
 func (p *plan) fork(files []uintptr, attr syscall.SysProcAttr) (pid, pidfd int, err error) {
 	attr.PidFD = &pidfd
 	// An agent that is not root, as in tests, can only run commands as itself.
@@ -274,9 +278,13 @@ func (p *plan) fork(files []uintptr, attr syscall.SysProcAttr) (pid, pidfd int, 
 	if !itself && (p.who.UID != 0 || p.who.GID != 0 || len(p.who.Groups) > 0) {
 		attr.Credential = &syscall.Credential{Uid: p.who.UID, Gid: p.who.GID, Groups: p.who.Groups}
 	}
+	// Nor has a command the slack of the agent's timers: it inherits its thread's.
+	runtime.LockOSThread()
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, timerSlack, 0, 0, 0)
 	pid, err = syscall.ForkExec(p.file, p.argv, &syscall.ProcAttr{
 		Dir: p.cwd, Env: p.env, Files: files, Sys: &attr,
 	})
+	runtime.UnlockOSThread()
 	if err == nil {
 		// The agent is spared when memory runs out (boot); its commands are not.
 		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("0"), 0)
