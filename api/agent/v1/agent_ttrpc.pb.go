@@ -13,6 +13,7 @@ type AgentService interface {
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 	Warm(context.Context, *WarmRequest) (*WarmResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
+	Listeners(context.Context, *ListenersRequest, Agent_ListenersServer) error
 }
 
 type Agent_EventsServer interface {
@@ -25,6 +26,19 @@ type agentEventsServer struct {
 }
 
 func (x *agentEventsServer) Send(m *Event) error {
+	return x.StreamServer.SendMsg(m)
+}
+
+type Agent_ListenersServer interface {
+	Send(*ListenersResponse) error
+	ttrpc.StreamServer
+}
+
+type agentListenersServer struct {
+	ttrpc.StreamServer
+}
+
+func (x *agentListenersServer) Send(m *ListenersResponse) error {
 	return x.StreamServer.SendMsg(m)
 }
 
@@ -72,6 +86,17 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 				StreamingClient: false,
 				StreamingServer: true,
 			},
+			"Listeners": {
+				Handler: func(ctx context.Context, stream ttrpc.StreamServer) (interface{}, error) {
+					m := new(ListenersRequest)
+					if err := stream.RecvMsg(m); err != nil {
+						return nil, err
+					}
+					return nil, svc.Listeners(ctx, m, &agentListenersServer{stream})
+				},
+				StreamingClient: false,
+				StreamingServer: true,
+			},
 		},
 	})
 }
@@ -82,6 +107,7 @@ type AgentClient interface {
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 	Warm(context.Context, *WarmRequest) (*WarmResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
+	Listeners(context.Context, *ListenersRequest) (Agent_ListenersClient, error)
 }
 
 type agentClient struct {
@@ -153,4 +179,33 @@ func (c *agentClient) Tune(ctx context.Context, req *TuneRequest) (*TuneResponse
 		return nil, err
 	}
 	return &resp, nil
+}
+
+func (c *agentClient) Listeners(ctx context.Context, req *ListenersRequest) (Agent_ListenersClient, error) {
+	stream, err := c.client.NewStream(ctx, &ttrpc.StreamDesc{
+		StreamingClient: false,
+		StreamingServer: true,
+	}, "banger.agent.v1.Agent", "Listeners", req)
+	if err != nil {
+		return nil, err
+	}
+	x := &agentListenersClient{stream}
+	return x, nil
+}
+
+type Agent_ListenersClient interface {
+	Recv() (*ListenersResponse, error)
+	ttrpc.ClientStream
+}
+
+type agentListenersClient struct {
+	ttrpc.ClientStream
+}
+
+func (x *agentListenersClient) Recv() (*ListenersResponse, error) {
+	m := new(ListenersResponse)
+	if err := x.ClientStream.RecvMsg(m); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
