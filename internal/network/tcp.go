@@ -20,7 +20,8 @@ const (
 	// at once. A stack that allows 10 makes a guest that opens many wait for
 	// retransmitted SYNs, a second each.
 	maxTCPPending = 1024
-	// dialTimeout bounds a connection to the outside that nobody answers.
+	// dialTimeout bounds a connection, outside or into the guest, that nobody
+	// answers.
 	dialTimeout = 20 * time.Second
 	// outsideKeepAlive keeps the way outside open for idle connections, and
 	// finds a peer that is gone.
@@ -149,17 +150,25 @@ func establish(request *tcp.ForwarderRequest, size int) (endpoint, error) {
 	options := ep.SocketOptions()
 	options.SetReceiveBufferSize(int64(size), true)
 	options.SetSendBufferSize(int64(size), true)
-	options.SetKeepAlive(true)
+	if err := keepAlive(ep); err != nil {
+		ep.Abort()
+		return endpoint{}, err
+	}
+	return endpoint{ep, queue}, nil
+}
+
+// keepAlive has the stack find connections that the guest has forgotten.
+func keepAlive(ep tcpip.Endpoint) error {
+	ep.SocketOptions().SetKeepAlive(true)
 	for _, option := range []tcpip.SettableSocketOption{
 		ptr(tcpip.KeepaliveIdleOption(insideKeepAlive)),
 		ptr(tcpip.KeepaliveIntervalOption(insideKeepAlive / 4)),
 	} {
 		if err := ep.SetSockOpt(option); err != nil {
-			ep.Abort()
-			return endpoint{}, errors.New(err.String())
+			return errors.New(err.String())
 		}
 	}
-	return endpoint{ep, queue}, nil
+	return nil
 }
 
 func ptr[T any](v T) *T { return &v }

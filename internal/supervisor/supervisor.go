@@ -19,6 +19,7 @@ import (
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/logfile"
 	"github.com/banger-dev/banger/internal/network"
+	"github.com/banger-dev/banger/internal/ports"
 	"github.com/banger-dev/banger/internal/trace"
 )
 
@@ -46,6 +47,10 @@ type supervisor struct {
 	vm      driver.Instance
 	network *network.Network
 	console *logfile.File
+	// ports is set before started is closed; told has room for a caller of Ports
+	// who cannot wait for the guest's listeners to be asked for.
+	ports *ports.Table
+	told  chan struct{}
 	// messages is what the guest's agent may still send.
 	messages *ration
 	// first is the console connection made before the guest ran.
@@ -71,6 +76,7 @@ func (s *supervisor) run(ctx context.Context, adopt bool) error {
 		}
 		return errors.Join(err, s.finish(exitRecord{Failed: true, Reason: err.Error()}))
 	}
+	s.openPorts()
 	close(s.started)
 	return s.finish(s.follow(ctx))
 }
@@ -209,10 +215,12 @@ func (s *supervisor) follow(ctx context.Context) exitRecord {
 	all.Go(func() { s.copyConsole(ctx, s.first) })
 	all.Go(func() { s.joinNetwork(ctx) })
 	all.Go(func() { s.followGuest(ctx) })
+	all.Go(func() { s.followListeners(ctx) })
 	// The VM's life does not hang on ours: wait for it, not for ctx.
 	exit, err := s.vm.Wait(context.WithoutCancel(ctx))
 	cancel()
 	all.Wait()
+	s.ports.Close()
 	s.vm.Link().Close()
 	now, _ := s.status.get()
 	wanted := now.State == stateStopping

@@ -69,6 +69,11 @@ type Spec struct {
 	// Why a template that was there is not used; the supervisor repeats it in its
 	// status. Only without template.
 	TemplateError string `protobuf:"bytes,21,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
+	// The VM's own loopback address on the host, at which its listening sockets
+	// are reached; empty: none.
+	Address string `protobuf:"bytes,40,opt,name=address,proto3" json:"address,omitempty"`
+	// Ports of the host that lead into the VM for everybody who reaches them.
+	Publish       []*Publish `protobuf:"bytes,41,rep,name=publish,proto3" json:"publish,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -250,6 +255,82 @@ func (x *Spec) GetTemplateError() string {
 	return ""
 }
 
+func (x *Spec) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Spec) GetPublish() []*Publish {
+	if x != nil {
+		return x.Publish
+	}
+	return nil
+}
+
+// Publish leads a port of the host to a TCP port of the guest.
+type Publish struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An IP address of the host.
+	Address       string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	HostPort      uint32 `protobuf:"varint,2,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	GuestPort     uint32 `protobuf:"varint,3,opt,name=guest_port,json=guestPort,proto3" json:"guest_port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Publish) Reset() {
+	*x = Publish{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Publish) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Publish) ProtoMessage() {}
+
+func (x *Publish) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Publish.ProtoReflect.Descriptor instead.
+func (*Publish) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Publish) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Publish) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
+func (x *Publish) GetGuestPort() uint32 {
+	if x != nil {
+		return x.GuestPort
+	}
+	return 0
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -258,7 +339,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[1]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +351,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[1]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,7 +364,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{1}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{2}
 }
 
 type WatchRequest struct {
@@ -294,7 +375,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -306,7 +387,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -319,7 +400,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{2}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{3}
 }
 
 type StatusResponse struct {
@@ -356,7 +437,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -368,7 +449,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -381,7 +462,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{3}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StatusResponse) GetId() string {
@@ -512,7 +593,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -524,7 +605,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -537,7 +618,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{4}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StopRequest) GetTimeoutMs() int64 {
@@ -557,7 +638,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +650,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +663,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{5}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StopResponse) GetClean() bool {
@@ -600,7 +681,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +693,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +706,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{6}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{7}
 }
 
 type KillResponse struct {
@@ -636,7 +717,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +729,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +742,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{7}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{8}
 }
 
 type ClaimRequest struct {
@@ -675,7 +756,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +768,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +781,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{8}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ClaimRequest) GetSpec() *Spec {
@@ -719,7 +800,7 @@ type ClaimResponse struct {
 
 func (x *ClaimResponse) Reset() {
 	*x = ClaimResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +812,7 @@ func (x *ClaimResponse) String() string {
 func (*ClaimResponse) ProtoMessage() {}
 
 func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +825,7 @@ func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
 func (*ClaimResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{9}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ClaimResponse) GetStatus() *StatusResponse {
@@ -754,11 +835,267 @@ func (x *ClaimResponse) GetStatus() *StatusResponse {
 	return nil
 }
 
+type PortsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Probe         bool                   `protobuf:"varint,1,opt,name=probe,proto3" json:"probe,omitempty"`
+	TimeoutMs     int64                  `protobuf:"varint,2,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortsRequest) Reset() {
+	*x = PortsRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortsRequest) ProtoMessage() {}
+
+func (x *PortsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortsRequest.ProtoReflect.Descriptor instead.
+func (*PortsRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PortsRequest) GetProbe() bool {
+	if x != nil {
+		return x.Probe
+	}
+	return false
+}
+
+func (x *PortsRequest) GetTimeoutMs() int64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+type PortsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ports []*Port                `protobuf:"bytes,1,rep,name=ports,proto3" json:"ports,omitempty"`
+	// The guest listens on more ports than are followed.
+	More bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	// Why the guest's listening sockets are not known; empty if they are.
+	Unknown string `protobuf:"bytes,3,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	// Connections that are forwarded now, and when the last one began (Unix time
+	// in milliseconds; 0: none did).
+	Connections          int32 `protobuf:"varint,4,opt,name=connections,proto3" json:"connections,omitempty"`
+	LastConnectionUnixMs int64 `protobuf:"varint,5,opt,name=last_connection_unix_ms,json=lastConnectionUnixMs,proto3" json:"last_connection_unix_ms,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *PortsResponse) Reset() {
+	*x = PortsResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortsResponse) ProtoMessage() {}
+
+func (x *PortsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortsResponse.ProtoReflect.Descriptor instead.
+func (*PortsResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PortsResponse) GetPorts() []*Port {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *PortsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *PortsResponse) GetUnknown() string {
+	if x != nil {
+		return x.Unknown
+	}
+	return ""
+}
+
+func (x *PortsResponse) GetConnections() int32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *PortsResponse) GetLastConnectionUnixMs() int64 {
+	if x != nil {
+		return x.LastConnectionUnixMs
+	}
+	return 0
+}
+
+// Port is one listening socket of the guest (dual-stack twins are one), or one
+// published port. process and command are the guest's word.
+type Port struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Port of the guest.
+	Port uint32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	// What the guest listens on, as IP addresses; empty: nothing listens there now.
+	GuestAddresses []string `protobuf:"bytes,2,rep,name=guest_addresses,json=guestAddresses,proto3" json:"guest_addresses,omitempty"`
+	// Where it is reached from the host; host_port 0: nowhere.
+	HostAddress string `protobuf:"bytes,3,opt,name=host_address,json=hostAddress,proto3" json:"host_address,omitempty"`
+	HostPort    uint32 `protobuf:"varint,4,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	// Why that is another port than the guest's, or none.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Set for a published port.
+	Published bool `protobuf:"varint,6,opt,name=published,proto3" json:"published,omitempty"`
+	// "tcp"; after a probe also "http", "https" or "tls".
+	Protocol      string `protobuf:"bytes,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Pid           int32  `protobuf:"varint,8,opt,name=pid,proto3" json:"pid,omitempty"`
+	Process       string `protobuf:"bytes,9,opt,name=process,proto3" json:"process,omitempty"`
+	Command       string `protobuf:"bytes,10,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Port) Reset() {
+	*x = Port{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Port) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Port) ProtoMessage() {}
+
+func (x *Port) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Port.ProtoReflect.Descriptor instead.
+func (*Port) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Port) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Port) GetGuestAddresses() []string {
+	if x != nil {
+		return x.GuestAddresses
+	}
+	return nil
+}
+
+func (x *Port) GetHostAddress() string {
+	if x != nil {
+		return x.HostAddress
+	}
+	return ""
+}
+
+func (x *Port) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
+func (x *Port) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Port) GetPublished() bool {
+	if x != nil {
+		return x.Published
+	}
+	return false
+}
+
+func (x *Port) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Port) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Port) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *Port) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
 var File_banger_vm_v1_vm_proto protoreflect.FileDescriptor
 
 const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\n" +
-	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\xc5\x04\n" +
+	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\x90\x05\n" +
 	"\x04Spec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -782,7 +1119,14 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x05build\x18\x12 \x01(\tR\x05build\x12\x1a\n" +
 	"\breadable\x18\x13 \x03(\tR\breadable\x12\x1a\n" +
 	"\btemplate\x18\x14 \x01(\tR\btemplate\x12%\n" +
-	"\x0etemplate_error\x18\x15 \x01(\tR\rtemplateError\"\x0f\n" +
+	"\x0etemplate_error\x18\x15 \x01(\tR\rtemplateError\x12\x18\n" +
+	"\aaddress\x18( \x01(\tR\aaddress\x12/\n" +
+	"\apublish\x18) \x03(\v2\x15.banger.vm.v1.PublishR\apublish\"_\n" +
+	"\aPublish\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1b\n" +
+	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12\x1d\n" +
+	"\n" +
+	"guest_port\x18\x03 \x01(\rR\tguestPort\"\x0f\n" +
 	"\rStatusRequest\"\x0e\n" +
 	"\fWatchRequest\"\xd7\x03\n" +
 	"\x0eStatusResponse\x12\x0e\n" +
@@ -814,14 +1158,37 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\fClaimRequest\x12&\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.banger.vm.v1.SpecR\x04spec\"E\n" +
 	"\rClaimResponse\x124\n" +
-	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status2\xd6\x02\n" +
+	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status\"C\n" +
+	"\fPortsRequest\x12\x14\n" +
+	"\x05probe\x18\x01 \x01(\bR\x05probe\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x02 \x01(\x03R\ttimeoutMs\"\xc0\x01\n" +
+	"\rPortsResponse\x12(\n" +
+	"\x05ports\x18\x01 \x03(\v2\x12.banger.vm.v1.PortR\x05ports\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\x12\x18\n" +
+	"\aunknown\x18\x03 \x01(\tR\aunknown\x12 \n" +
+	"\vconnections\x18\x04 \x01(\x05R\vconnections\x125\n" +
+	"\x17last_connection_unix_ms\x18\x05 \x01(\x03R\x14lastConnectionUnixMs\"\x9b\x02\n" +
+	"\x04Port\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12'\n" +
+	"\x0fguest_addresses\x18\x02 \x03(\tR\x0eguestAddresses\x12!\n" +
+	"\fhost_address\x18\x03 \x01(\tR\vhostAddress\x12\x1b\n" +
+	"\thost_port\x18\x04 \x01(\rR\bhostPort\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1c\n" +
+	"\tpublished\x18\x06 \x01(\bR\tpublished\x12\x1a\n" +
+	"\bprotocol\x18\a \x01(\tR\bprotocol\x12\x10\n" +
+	"\x03pid\x18\b \x01(\x05R\x03pid\x12\x18\n" +
+	"\aprocess\x18\t \x01(\tR\aprocess\x12\x18\n" +
+	"\acommand\x18\n" +
+	" \x01(\tR\acommand2\x98\x03\n" +
 	"\n" +
 	"Supervisor\x12C\n" +
 	"\x06Status\x12\x1b.banger.vm.v1.StatusRequest\x1a\x1c.banger.vm.v1.StatusResponse\x12C\n" +
 	"\x05Watch\x12\x1a.banger.vm.v1.WatchRequest\x1a\x1c.banger.vm.v1.StatusResponse0\x01\x12=\n" +
 	"\x04Stop\x12\x19.banger.vm.v1.StopRequest\x1a\x1a.banger.vm.v1.StopResponse\x12=\n" +
 	"\x04Kill\x12\x19.banger.vm.v1.KillRequest\x1a\x1a.banger.vm.v1.KillResponse\x12@\n" +
-	"\x05Claim\x12\x1a.banger.vm.v1.ClaimRequest\x1a\x1b.banger.vm.v1.ClaimResponseB-Z+github.com/banger-dev/banger/api/vm/v1;vmv1b\x06proto3"
+	"\x05Claim\x12\x1a.banger.vm.v1.ClaimRequest\x1a\x1b.banger.vm.v1.ClaimResponse\x12@\n" +
+	"\x05Ports\x12\x1a.banger.vm.v1.PortsRequest\x1a\x1b.banger.vm.v1.PortsResponseB-Z+github.com/banger-dev/banger/api/vm/v1;vmv1b\x06proto3"
 
 var (
 	file_banger_vm_v1_vm_proto_rawDescOnce sync.Once
@@ -835,37 +1202,45 @@ func file_banger_vm_v1_vm_proto_rawDescGZIP() []byte {
 	return file_banger_vm_v1_vm_proto_rawDescData
 }
 
-var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_banger_vm_v1_vm_proto_goTypes = []any{
 	(*Spec)(nil),           // 0: banger.vm.v1.Spec
-	(*StatusRequest)(nil),  // 1: banger.vm.v1.StatusRequest
-	(*WatchRequest)(nil),   // 2: banger.vm.v1.WatchRequest
-	(*StatusResponse)(nil), // 3: banger.vm.v1.StatusResponse
-	(*StopRequest)(nil),    // 4: banger.vm.v1.StopRequest
-	(*StopResponse)(nil),   // 5: banger.vm.v1.StopResponse
-	(*KillRequest)(nil),    // 6: banger.vm.v1.KillRequest
-	(*KillResponse)(nil),   // 7: banger.vm.v1.KillResponse
-	(*ClaimRequest)(nil),   // 8: banger.vm.v1.ClaimRequest
-	(*ClaimResponse)(nil),  // 9: banger.vm.v1.ClaimResponse
+	(*Publish)(nil),        // 1: banger.vm.v1.Publish
+	(*StatusRequest)(nil),  // 2: banger.vm.v1.StatusRequest
+	(*WatchRequest)(nil),   // 3: banger.vm.v1.WatchRequest
+	(*StatusResponse)(nil), // 4: banger.vm.v1.StatusResponse
+	(*StopRequest)(nil),    // 5: banger.vm.v1.StopRequest
+	(*StopResponse)(nil),   // 6: banger.vm.v1.StopResponse
+	(*KillRequest)(nil),    // 7: banger.vm.v1.KillRequest
+	(*KillResponse)(nil),   // 8: banger.vm.v1.KillResponse
+	(*ClaimRequest)(nil),   // 9: banger.vm.v1.ClaimRequest
+	(*ClaimResponse)(nil),  // 10: banger.vm.v1.ClaimResponse
+	(*PortsRequest)(nil),   // 11: banger.vm.v1.PortsRequest
+	(*PortsResponse)(nil),  // 12: banger.vm.v1.PortsResponse
+	(*Port)(nil),           // 13: banger.vm.v1.Port
 }
 var file_banger_vm_v1_vm_proto_depIdxs = []int32{
-	0, // 0: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
-	3, // 1: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
-	1, // 2: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
-	2, // 3: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
-	4, // 4: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
-	6, // 5: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
-	8, // 6: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
-	3, // 7: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
-	3, // 8: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
-	5, // 9: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
-	7, // 10: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
-	9, // 11: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
-	7, // [7:12] is the sub-list for method output_type
-	2, // [2:7] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	1,  // 0: banger.vm.v1.Spec.publish:type_name -> banger.vm.v1.Publish
+	0,  // 1: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
+	4,  // 2: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
+	13, // 3: banger.vm.v1.PortsResponse.ports:type_name -> banger.vm.v1.Port
+	2,  // 4: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
+	3,  // 5: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
+	5,  // 6: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
+	7,  // 7: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
+	9,  // 8: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
+	11, // 9: banger.vm.v1.Supervisor.Ports:input_type -> banger.vm.v1.PortsRequest
+	4,  // 10: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
+	4,  // 11: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
+	6,  // 12: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
+	8,  // 13: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
+	10, // 14: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
+	12, // 15: banger.vm.v1.Supervisor.Ports:output_type -> banger.vm.v1.PortsResponse
+	10, // [10:16] is the sub-list for method output_type
+	4,  // [4:10] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_banger_vm_v1_vm_proto_init() }
@@ -879,7 +1254,7 @@ func file_banger_vm_v1_vm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_vm_v1_vm_proto_rawDesc), len(file_banger_vm_v1_vm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

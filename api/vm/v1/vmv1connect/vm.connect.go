@@ -49,6 +49,8 @@ const (
 	SupervisorKillProcedure = "/banger.vm.v1.Supervisor/Kill"
 	// SupervisorClaimProcedure is the fully-qualified name of the Supervisor's Claim RPC.
 	SupervisorClaimProcedure = "/banger.vm.v1.Supervisor/Claim"
+	// SupervisorPortsProcedure is the fully-qualified name of the Supervisor's Ports RPC.
+	SupervisorPortsProcedure = "/banger.vm.v1.Supervisor/Ports"
 )
 
 // SupervisorClient is a client for the banger.vm.v1.Supervisor service.
@@ -67,6 +69,10 @@ type SupervisorClient interface {
 	// with the status of then. A supervisor that is no spare, or not one any more,
 	// refuses; one that fails ends its VMM and itself.
 	Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error)
+	// Ports says what listens in the guest and where it is reached from the host.
+	// It waits up to timeout_ms (0: 5 s) for the guest's first word, and with probe
+	// finds out what speaks HTTP or TLS.
+	Ports(context.Context, *connect.Request[v1.PortsRequest]) (*connect.Response[v1.PortsResponse], error)
 }
 
 // NewSupervisorClient constructs a client for the banger.vm.v1.Supervisor service. By default, it
@@ -110,6 +116,12 @@ func NewSupervisorClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(supervisorMethods.ByName("Claim")),
 			connect.WithClientOptions(opts...),
 		),
+		ports: connect.NewClient[v1.PortsRequest, v1.PortsResponse](
+			httpClient,
+			baseURL+SupervisorPortsProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Ports")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -120,6 +132,7 @@ type supervisorClient struct {
 	stop   *connect.Client[v1.StopRequest, v1.StopResponse]
 	kill   *connect.Client[v1.KillRequest, v1.KillResponse]
 	claim  *connect.Client[v1.ClaimRequest, v1.ClaimResponse]
+	ports  *connect.Client[v1.PortsRequest, v1.PortsResponse]
 }
 
 // Status calls banger.vm.v1.Supervisor.Status.
@@ -147,6 +160,11 @@ func (c *supervisorClient) Claim(ctx context.Context, req *connect.Request[v1.Cl
 	return c.claim.CallUnary(ctx, req)
 }
 
+// Ports calls banger.vm.v1.Supervisor.Ports.
+func (c *supervisorClient) Ports(ctx context.Context, req *connect.Request[v1.PortsRequest]) (*connect.Response[v1.PortsResponse], error) {
+	return c.ports.CallUnary(ctx, req)
+}
+
 // SupervisorHandler is an implementation of the banger.vm.v1.Supervisor service.
 type SupervisorHandler interface {
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
@@ -163,6 +181,10 @@ type SupervisorHandler interface {
 	// with the status of then. A supervisor that is no spare, or not one any more,
 	// refuses; one that fails ends its VMM and itself.
 	Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error)
+	// Ports says what listens in the guest and where it is reached from the host.
+	// It waits up to timeout_ms (0: 5 s) for the guest's first word, and with probe
+	// finds out what speaks HTTP or TLS.
+	Ports(context.Context, *connect.Request[v1.PortsRequest]) (*connect.Response[v1.PortsResponse], error)
 }
 
 // NewSupervisorHandler builds an HTTP handler from the service implementation. It returns the path
@@ -202,6 +224,12 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(supervisorMethods.ByName("Claim")),
 		connect.WithHandlerOptions(opts...),
 	)
+	supervisorPortsHandler := connect.NewUnaryHandler(
+		SupervisorPortsProcedure,
+		svc.Ports,
+		connect.WithSchema(supervisorMethods.ByName("Ports")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/banger.vm.v1.Supervisor/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SupervisorStatusProcedure:
@@ -214,6 +242,8 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 			supervisorKillHandler.ServeHTTP(w, r)
 		case SupervisorClaimProcedure:
 			supervisorClaimHandler.ServeHTTP(w, r)
+		case SupervisorPortsProcedure:
+			supervisorPortsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -241,4 +271,8 @@ func (UnimplementedSupervisorHandler) Kill(context.Context, *connect.Request[v1.
 
 func (UnimplementedSupervisorHandler) Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Claim is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Ports(context.Context, *connect.Request[v1.PortsRequest]) (*connect.Response[v1.PortsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Ports is not implemented"))
 }
