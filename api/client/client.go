@@ -217,6 +217,14 @@ func (c *Client) LinkVM(ctx context.Context, ref string, timeout time.Duration) 
 	return unary(ctx, c.rpc.LinkVM, &bangerv1.LinkVMRequest{Ref: ref, TimeoutMs: timeout.Milliseconds()})
 }
 
+// ListPorts returns what listens in a running VM, waiting up to timeout for the
+// guest to say so; 0 is the daemon's default. With probe it is found out what
+// speaks HTTP or TLS.
+func (c *Client) ListPorts(ctx context.Context, ref string, probe bool, timeout time.Duration) (*bangerv1.ListPortsResponse, error) {
+	c.hello(ctx)
+	return unary(ctx, c.rpc.ListPorts, &bangerv1.ListPortsRequest{Ref: ref, Probe: probe, TimeoutMs: timeout.Milliseconds()})
+}
+
 // ListImages returns the local images, with available also the catalog's.
 func (c *Client) ListImages(ctx context.Context, available bool) ([]*bangerv1.Image, error) {
 	c.hello(ctx)

@@ -72,6 +72,7 @@ func describeVM(vm *bangerv1.VM) [][2]string {
 		{"disk", banger.FormatSize(vm.DiskBytes) + " (/root)"},
 		{"overlay", banger.FormatSize(vm.OverlayBytes) + " (the system's changes)"},
 		{"nat", nat}, {"address", vm.Address},
+		{"published", strings.Join(viewPublish(vm), ", ")},
 	}
 	if vm.Driver != "" {
 		fields = append(fields, [2]string{"runs on", vm.Driver + "/" + vm.Accel},

@@ -75,6 +75,11 @@ func (a api) LinkVM(ctx context.Context, req *connect.Request[bangerv1.LinkVMReq
 	return connect.NewResponse(out), err
 }
 
+func (a api) ListPorts(ctx context.Context, req *connect.Request[bangerv1.ListPortsRequest]) (*connect.Response[bangerv1.ListPortsResponse], error) {
+	out, err := a.d.ports(ctx, req.Msg)
+	return connect.NewResponse(out), err
+}
+
 func (a api) Lease(ctx context.Context, req *connect.Request[bangerv1.LeaseRequest], out *connect.ServerStream[bangerv1.LeaseEvent]) error {
 	return a.d.lease(ctx, req.Msg.Ref, func() error { return out.Send(&bangerv1.LeaseEvent{}) })
 }

@@ -29,6 +29,9 @@ func (d *Daemon) create(ctx context.Context, req *bangerv1.CreateVMRequest, r *r
 	}
 	mark := trace.Begin(ctx, "plan")
 	rec, err := d.plan(req)
+	if err == nil && !req.NoStart {
+		err = checkFree(rec.Publish)
+	}
 	mark.End()
 	if err != nil {
 		return err
@@ -101,6 +104,7 @@ func (d *Daemon) decideAccel(ctx context.Context, rec *store.VM, r *reporter) (*
 // reserve puts the VM among the others and begins its creation; its turn is
 // taken.
 func (d *Daemon) reserve(ctx context.Context, rec store.VM) (*machine, *operation, error) {
+	addresses := d.addresses()
 	d.mu.Lock()
 	if rec.Name == "" {
 		rec.Name = d.freeName()
@@ -109,6 +113,7 @@ func (d *Daemon) reserve(ctx context.Context, rec store.VM) (*machine, *operatio
 		return nil, nil, banger.Errorf(banger.CodeWrongState, "vm %q already exists", rec.Name).
 			WithHint("another --name, or banger vm delete %s", rec.Name)
 	}
+	rec.Address = d.freeAddress(addresses)
 	m := newMachine(d, rec)
 	<-m.turn
 	d.vms[rec.ID] = m

@@ -37,6 +37,9 @@ type Daemon struct {
 
 	writingHosts sync.Mutex
 
+	// address is the number of the one given last, within the user's range.
+	address int
+
 	templates *templates
 	spares    *spares
 }

@@ -12,14 +12,22 @@ import (
 // link returns where the guest of a running VM is reached, once its agent
 // answers and its supervisor is there.
 func (d *Daemon) link(ctx context.Context, req *bangerv1.LinkVMRequest) (*bangerv1.LinkVMResponse, error) {
-	m, err := d.resolve(req.Ref)
+	m, err := d.reach(ctx, req.Ref, time.Duration(max(req.TimeoutMs, 0))*time.Millisecond)
+	if err != nil {
+		return nil, err
+	}
+	return &bangerv1.LinkVMResponse{Vm: m.proto(), LinkSocket: m.dir.Link()}, nil
+}
+
+// reach returns a running VM once its agent answers and its supervisor is there.
+func (d *Daemon) reach(ctx context.Context, ref string, timeout time.Duration) (*machine, error) {
+	m, err := d.resolve(ref)
 	if err != nil {
 		return nil, err
 	}
 	if now := m.look(); !now.following() {
 		return nil, m.notRunning()
 	}
-	timeout := time.Duration(max(req.TimeoutMs, 0)) * time.Millisecond
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errNotReady)
 	defer cancel()
 	err = m.await(ctx, func(v view) bool { return v.status != nil && v.rec.Ready.Reached(banger.GradeAgent) }, func() {})
@@ -29,10 +37,8 @@ func (d *Daemon) link(ctx context.Context, req *bangerv1.LinkVMRequest) (*banger
 	case errors.Is(err, errNotReady):
 		return nil, m.explained(m.errorf(banger.CodeTimeout, "does not answer: its agent is not reached after %s", timeout).
 			WithHint("banger vm logs %s", m.look().rec.Name))
-	case err != nil:
-		return nil, err
 	}
-	return &bangerv1.LinkVMResponse{Vm: m.proto(), LinkSocket: m.dir.Link()}, nil
+	return m, err
 }
 
 func (m *machine) notRunning() error {

@@ -180,6 +180,7 @@ func (v view) proto(dir layout.Instance) *bangerv1.VM {
 		Confinement: slices.Clone(r.Confinement), Ready: string(r.Ready),
 		FailedUnits: slices.Clone(r.FailedUnits), Ephemeral: r.Ephemeral, Dir: dir.Dir(),
 		Origin: r.Origin, TemplateError: r.TemplateError, SpareError: v.spareErr,
+		Address: r.Address, Publish: publishMessages(r.Publish),
 	}
 	if !r.Started.IsZero() {
 		vm.StartedUnixMs = r.Started.UnixMilli()

@@ -48,6 +48,9 @@ func (d *Daemon) plan(req *bangerv1.CreateVMRequest) (store.VM, error) {
 	if req.Nat != nil {
 		rec.NAT = *req.Nat
 	}
+	if rec.Publish, err = takePublish(req.Publish); err != nil {
+		return rec, err
+	}
 	for _, check := range []func(*store.VM) error{d.checkNames, d.checkShape, d.checkHost} {
 		if err := check(&rec); err != nil {
 			return rec, err

@@ -60,6 +60,7 @@ func (d *Daemon) recoverRecord(id string) (store.VM, error) {
 		Image: filepath.Base(filepath.Dir(spec.BaseDisk)), Kernel: filepath.Base(filepath.Dir(spec.Kernel)),
 		VCPU: int(spec.Vcpu), MemoryMiB: spec.MemoryMib, NAT: spec.Nat,
 		DiskBytes: fileSize(dir.Work()), OverlayBytes: fileSize(dir.Overlay()),
+		Address: spec.Address, Publish: publishOf(spec.Publish),
 		Created: modified(dir.Spec()), MachineID: boot.MachineId, HostKey: boot.SshHostKey,
 	}
 	if images, err := d.opts.Assets.Images(false); err == nil {

@@ -46,6 +46,7 @@ func (d *Daemon) spec(rec store.VM, p parts) (*vmv1.Spec, error) {
 		Nat: rec.NAT, DnsUpstream: cfg.Network.DNSUpstream, AllowPrivate: cfg.Network.AllowPrivate,
 		RequireConfinement: cfg.RequireConfinement, Boot: boot, Build: banger.BuildStamp().String(),
 		Template: p.template, TemplateError: p.templateError,
+		Address: rec.Address, Publish: publishSpec(rec.Publish),
 		Readable: []string{home.Images(), home.Kernels(), home.Initramfs()},
 	}, nil
 }

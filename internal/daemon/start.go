@@ -192,6 +192,10 @@ func (m *machine) refreshSpec(ctx context.Context, r *reporter) (*firstRun, erro
 		return nil, m.errorf(banger.CodeFailed, "cannot be started: its base image %s is gone", old.BaseDisk).
 			WithHint("banger image list")
 	}
+	if err := checkFree(m.look().rec.Publish); err != nil {
+		return nil, m.errorf(banger.CodeOf(err), "cannot be started: %w", err)
+	}
+	m.settleAddress()
 	rec := m.look().rec
 	kernel, err := m.d.decideAccel(ctx, &rec, r)
 	if err != nil {

@@ -138,8 +138,12 @@ type StatusResponse struct {
 	// Daemon log file.
 	Log string `protobuf:"bytes,6,opt,name=log,proto3" json:"log,omitempty"`
 	// Spares that wait, and how many may at most.
-	Spares        int32 `protobuf:"varint,7,opt,name=spares,proto3" json:"spares,omitempty"`
-	MaxSpares     int32 `protobuf:"varint,8,opt,name=max_spares,json=maxSpares,proto3" json:"max_spares,omitempty"`
+	Spares    int32 `protobuf:"varint,7,opt,name=spares,proto3" json:"spares,omitempty"`
+	MaxSpares int32 `protobuf:"varint,8,opt,name=max_spares,json=maxSpares,proto3" json:"max_spares,omitempty"`
+	// Where names in .vm are answered, as address:port; empty: nowhere, and
+	// dns_error says why.
+	DnsAddress    string `protobuf:"bytes,40,opt,name=dns_address,json=dnsAddress,proto3" json:"dns_address,omitempty"`
+	DnsError      string `protobuf:"bytes,41,opt,name=dns_error,json=dnsError,proto3" json:"dns_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -228,6 +232,20 @@ func (x *StatusResponse) GetMaxSpares() int32 {
 		return x.MaxSpares
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetDnsAddress() string {
+	if x != nil {
+		return x.DnsAddress
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetDnsError() string {
+	if x != nil {
+		return x.DnsError
+	}
+	return ""
 }
 
 type ShutdownRequest struct {
@@ -347,7 +365,8 @@ type VM struct {
 	// Why a template was there and not used; empty otherwise.
 	TemplateError string `protobuf:"bytes,26,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
 	// In the answer to its creation: why a spare was there and not used.
-	SpareError    string `protobuf:"bytes,27,opt,name=spare_error,json=spareError,proto3" json:"spare_error,omitempty"`
+	SpareError    string     `protobuf:"bytes,27,opt,name=spare_error,json=spareError,proto3" json:"spare_error,omitempty"`
+	Publish       []*Publish `protobuf:"bytes,40,rep,name=publish,proto3" json:"publish,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -571,6 +590,13 @@ func (x *VM) GetSpareError() string {
 	return ""
 }
 
+func (x *VM) GetPublish() []*Publish {
+	if x != nil {
+		return x.Publish
+	}
+	return nil
+}
+
 // Progress is one step of long work.
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -788,7 +814,9 @@ type CreateVMRequest struct {
 	// Readiness to wait for: "system" (default) or "agent".
 	WaitFor string `protobuf:"bytes,14,opt,name=wait_for,json=waitFor,proto3" json:"wait_for,omitempty"`
 	// Boot, even if there is a template.
-	Cold          bool `protobuf:"varint,15,opt,name=cold,proto3" json:"cold,omitempty"`
+	Cold bool `protobuf:"varint,15,opt,name=cold,proto3" json:"cold,omitempty"`
+	// Ports of the host that lead into the VM.
+	Publish       []*Publish `protobuf:"bytes,40,rep,name=publish,proto3" json:"publish,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -926,6 +954,13 @@ func (x *CreateVMRequest) GetCold() bool {
 		return x.Cold
 	}
 	return false
+}
+
+func (x *CreateVMRequest) GetPublish() []*Publish {
+	if x != nil {
+		return x.Publish
+	}
+	return nil
 }
 
 type StartVMRequest struct {
@@ -2441,6 +2476,323 @@ func (x *PruneTemplatesResponse) GetRemoved() []*Template {
 	return nil
 }
 
+// Publish leads a port of the host to a TCP port of the guest, for whoever
+// reaches that address of the host.
+type Publish struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An IP address of the host; empty: 127.0.0.1.
+	Address       string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	HostPort      uint32 `protobuf:"varint,2,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	GuestPort     uint32 `protobuf:"varint,3,opt,name=guest_port,json=guestPort,proto3" json:"guest_port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Publish) Reset() {
+	*x = Publish{}
+	mi := &file_banger_v1_banger_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Publish) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Publish) ProtoMessage() {}
+
+func (x *Publish) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Publish.ProtoReflect.Descriptor instead.
+func (*Publish) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Publish) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Publish) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
+func (x *Publish) GetGuestPort() uint32 {
+	if x != nil {
+		return x.GuestPort
+	}
+	return 0
+}
+
+type ListPortsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// Find out which ports speak HTTP or TLS, by connecting to them.
+	Probe         bool  `protobuf:"varint,2,opt,name=probe,proto3" json:"probe,omitempty"`
+	TimeoutMs     int64 `protobuf:"varint,3,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPortsRequest) Reset() {
+	*x = ListPortsRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPortsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPortsRequest) ProtoMessage() {}
+
+func (x *ListPortsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPortsRequest.ProtoReflect.Descriptor instead.
+func (*ListPortsRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ListPortsRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *ListPortsRequest) GetProbe() bool {
+	if x != nil {
+		return x.Probe
+	}
+	return false
+}
+
+func (x *ListPortsRequest) GetTimeoutMs() int64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+type ListPortsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Vm    *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	Ports []*Port                `protobuf:"bytes,2,rep,name=ports,proto3" json:"ports,omitempty"`
+	// The guest listens on more ports than are followed.
+	More bool `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	// Why the guest's listening sockets are not known; empty if they are.
+	Unknown       string `protobuf:"bytes,4,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPortsResponse) Reset() {
+	*x = ListPortsResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPortsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPortsResponse) ProtoMessage() {}
+
+func (x *ListPortsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPortsResponse.ProtoReflect.Descriptor instead.
+func (*ListPortsResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ListPortsResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+func (x *ListPortsResponse) GetPorts() []*Port {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *ListPortsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *ListPortsResponse) GetUnknown() string {
+	if x != nil {
+		return x.Unknown
+	}
+	return ""
+}
+
+// Port is one listening socket of the guest (dual-stack twins are one), or one
+// published port. process and command are the guest's word.
+type Port struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Port of the guest.
+	Port uint32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	// What the guest listens on, as IP addresses; empty: nothing listens there now.
+	GuestAddresses []string `protobuf:"bytes,2,rep,name=guest_addresses,json=guestAddresses,proto3" json:"guest_addresses,omitempty"`
+	// Where it is reached from the host; host_port 0: nowhere.
+	HostAddress string `protobuf:"bytes,3,opt,name=host_address,json=hostAddress,proto3" json:"host_address,omitempty"`
+	HostPort    uint32 `protobuf:"varint,4,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	// Why that is another port than the guest's, or none.
+	Reason    string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Published bool   `protobuf:"varint,6,opt,name=published,proto3" json:"published,omitempty"`
+	// "tcp"; after a probe also "http", "https" or "tls".
+	Protocol      string `protobuf:"bytes,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Pid           int32  `protobuf:"varint,8,opt,name=pid,proto3" json:"pid,omitempty"`
+	Process       string `protobuf:"bytes,9,opt,name=process,proto3" json:"process,omitempty"`
+	Command       string `protobuf:"bytes,10,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Port) Reset() {
+	*x = Port{}
+	mi := &file_banger_v1_banger_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Port) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Port) ProtoMessage() {}
+
+func (x *Port) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Port.ProtoReflect.Descriptor instead.
+func (*Port) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Port) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Port) GetGuestAddresses() []string {
+	if x != nil {
+		return x.GuestAddresses
+	}
+	return nil
+}
+
+func (x *Port) GetHostAddress() string {
+	if x != nil {
+		return x.HostAddress
+	}
+	return ""
+}
+
+func (x *Port) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
+func (x *Port) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Port) GetPublished() bool {
+	if x != nil {
+		return x.Published
+	}
+	return false
+}
+
+func (x *Port) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Port) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Port) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *Port) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
 // ErrorDetail rides on every error of this contract.
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2459,7 +2811,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_banger_v1_banger_proto_msgTypes[35]
+	mi := &file_banger_v1_banger_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2823,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[35]
+	mi := &file_banger_v1_banger_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2836,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{35}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -2531,7 +2883,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x12\n" +
 	"\x04time\x18\x03 \x01(\tR\x04time\"\x0f\n" +
-	"\rStatusRequest\"\xf4\x01\n" +
+	"\rStatusRequest\"\xb2\x02\n" +
 	"\x0eStatusResponse\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12&\n" +
 	"\x05build\x18\x02 \x01(\v2\x10.banger.v1.BuildR\x05build\x12\x16\n" +
@@ -2542,9 +2894,12 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x03log\x18\x06 \x01(\tR\x03log\x12\x16\n" +
 	"\x06spares\x18\a \x01(\x05R\x06spares\x12\x1d\n" +
 	"\n" +
-	"max_spares\x18\b \x01(\x05R\tmaxSpares\"\x11\n" +
+	"max_spares\x18\b \x01(\x05R\tmaxSpares\x12\x1f\n" +
+	"\vdns_address\x18( \x01(\tR\n" +
+	"dnsAddress\x12\x1b\n" +
+	"\tdns_error\x18) \x01(\tR\bdnsError\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse\"\xf3\x05\n" +
+	"\x10ShutdownResponse\"\xa1\x06\n" +
 	"\x02VM\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -2576,7 +2931,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x06origin\x18\x19 \x01(\tR\x06origin\x12%\n" +
 	"\x0etemplate_error\x18\x1a \x01(\tR\rtemplateError\x12\x1f\n" +
 	"\vspare_error\x18\x1b \x01(\tR\n" +
-	"spareError\"\x9d\x01\n" +
+	"spareError\x12,\n" +
+	"\apublish\x18( \x03(\v2\x12.banger.v1.PublishR\apublish\"\x9d\x01\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x12\n" +
@@ -2590,7 +2946,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\bprogress\x18\x01 \x01(\v2\x13.banger.v1.ProgressH\x00R\bprogress\x12#\n" +
 	"\x04spec\x18\x02 \x01(\v2\r.banger.v1.VMH\x00R\x04spec\x12\x1f\n" +
 	"\x02vm\x18\x03 \x01(\v2\r.banger.v1.VMH\x00R\x02vmB\a\n" +
-	"\x05event\"\x9e\x03\n" +
+	"\x05event\"\xcc\x03\n" +
 	"\x0fCreateVMRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x16\n" +
@@ -2610,7 +2966,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"timeout_ms\x18\f \x01(\x03R\ttimeoutMs\x12\x1c\n" +
 	"\tephemeral\x18\r \x01(\bR\tephemeral\x12\x19\n" +
 	"\bwait_for\x18\x0e \x01(\tR\awaitFor\x12\x12\n" +
-	"\x04cold\x18\x0f \x01(\bR\x04coldB\x06\n" +
+	"\x04cold\x18\x0f \x01(\bR\x04cold\x12,\n" +
+	"\apublish\x18( \x03(\v2\x12.banger.v1.PublishR\apublishB\x06\n" +
 	"\x04_nat\"\\\n" +
 	"\x0eStartVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x1d\n" +
@@ -2719,13 +3076,40 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x03all\x18\x01 \x01(\bR\x03all\x12\x16\n" +
 	"\x06verify\x18\x02 \x01(\bR\x06verify\"G\n" +
 	"\x16PruneTemplatesResponse\x12-\n" +
-	"\aremoved\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\aremoved\"\x86\x01\n" +
+	"\aremoved\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\aremoved\"_\n" +
+	"\aPublish\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1b\n" +
+	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12\x1d\n" +
+	"\n" +
+	"guest_port\x18\x03 \x01(\rR\tguestPort\"Y\n" +
+	"\x10ListPortsRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x14\n" +
+	"\x05probe\x18\x02 \x01(\bR\x05probe\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x03 \x01(\x03R\ttimeoutMs\"\x87\x01\n" +
+	"\x11ListPortsResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\x12%\n" +
+	"\x05ports\x18\x02 \x03(\v2\x0f.banger.v1.PortR\x05ports\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12\x18\n" +
+	"\aunknown\x18\x04 \x01(\tR\aunknown\"\x9b\x02\n" +
+	"\x04Port\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12'\n" +
+	"\x0fguest_addresses\x18\x02 \x03(\tR\x0eguestAddresses\x12!\n" +
+	"\fhost_address\x18\x03 \x01(\tR\vhostAddress\x12\x1b\n" +
+	"\thost_port\x18\x04 \x01(\rR\bhostPort\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1c\n" +
+	"\tpublished\x18\x06 \x01(\bR\tpublished\x12\x1a\n" +
+	"\bprotocol\x18\a \x01(\tR\bprotocol\x12\x10\n" +
+	"\x03pid\x18\b \x01(\x05R\x03pid\x12\x18\n" +
+	"\aprocess\x18\t \x01(\tR\aprocess\x12\x18\n" +
+	"\acommand\x18\n" +
+	" \x01(\tR\acommand\"\x86\x01\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04hint\x18\x02 \x01(\tR\x04hint\x12!\n" +
 	"\fconsole_tail\x18\x03 \x01(\tR\vconsoleTail\x12\x13\n" +
 	"\x05vm_id\x18\x04 \x01(\tR\x04vmId\x12\x17\n" +
-	"\avm_name\x18\x05 \x01(\tR\x06vmName2\x96\b\n" +
+	"\avm_name\x18\x05 \x01(\tR\x06vmName2\xde\b\n" +
 	"\x06Banger\x12=\n" +
 	"\x06Status\x12\x18.banger.v1.StatusRequest\x1a\x19.banger.v1.StatusResponse\x12C\n" +
 	"\bShutdown\x12\x1a.banger.v1.ShutdownRequest\x1a\x1b.banger.v1.ShutdownResponse\x12?\n" +
@@ -2742,7 +3126,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\tWarmImage\x12\x1b.banger.v1.WarmImageRequest\x1a\x1c.banger.v1.WarmImageResponse0\x01\x12R\n" +
 	"\rListTemplates\x12\x1f.banger.v1.ListTemplatesRequest\x1a .banger.v1.ListTemplatesResponse\x12U\n" +
 	"\x0ePruneTemplates\x12 .banger.v1.PruneTemplatesRequest\x1a!.banger.v1.PruneTemplatesResponse\x12L\n" +
-	"\vListKernels\x12\x1d.banger.v1.ListKernelsRequest\x1a\x1e.banger.v1.ListKernelsResponseB5Z3github.com/banger-dev/banger/api/banger/v1;bangerv1b\x06proto3"
+	"\vListKernels\x12\x1d.banger.v1.ListKernelsRequest\x1a\x1e.banger.v1.ListKernelsResponse\x12F\n" +
+	"\tListPorts\x12\x1b.banger.v1.ListPortsRequest\x1a\x1c.banger.v1.ListPortsResponseB5Z3github.com/banger-dev/banger/api/banger/v1;bangerv1b\x06proto3"
 
 var (
 	file_banger_v1_banger_proto_rawDescOnce sync.Once
@@ -2756,7 +3141,7 @@ func file_banger_v1_banger_proto_rawDescGZIP() []byte {
 	return file_banger_v1_banger_proto_rawDescData
 }
 
-var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_banger_v1_banger_proto_goTypes = []any{
 	(*Build)(nil),                  // 0: banger.v1.Build
 	(*StatusRequest)(nil),          // 1: banger.v1.StatusRequest
@@ -2793,58 +3178,68 @@ var file_banger_v1_banger_proto_goTypes = []any{
 	(*ListTemplatesResponse)(nil),  // 32: banger.v1.ListTemplatesResponse
 	(*PruneTemplatesRequest)(nil),  // 33: banger.v1.PruneTemplatesRequest
 	(*PruneTemplatesResponse)(nil), // 34: banger.v1.PruneTemplatesResponse
-	(*ErrorDetail)(nil),            // 35: banger.v1.ErrorDetail
+	(*Publish)(nil),                // 35: banger.v1.Publish
+	(*ListPortsRequest)(nil),       // 36: banger.v1.ListPortsRequest
+	(*ListPortsResponse)(nil),      // 37: banger.v1.ListPortsResponse
+	(*Port)(nil),                   // 38: banger.v1.Port
+	(*ErrorDetail)(nil),            // 39: banger.v1.ErrorDetail
 }
 var file_banger_v1_banger_proto_depIdxs = []int32{
 	0,  // 0: banger.v1.StatusResponse.build:type_name -> banger.v1.Build
-	6,  // 1: banger.v1.VMProgress.progress:type_name -> banger.v1.Progress
-	5,  // 2: banger.v1.VMProgress.spec:type_name -> banger.v1.VM
-	5,  // 3: banger.v1.VMProgress.vm:type_name -> banger.v1.VM
-	5,  // 4: banger.v1.StopVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 5: banger.v1.ListVMsResponse.vms:type_name -> banger.v1.VM
-	5,  // 6: banger.v1.GetVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 7: banger.v1.LinkVMResponse.vm:type_name -> banger.v1.VM
-	22, // 8: banger.v1.ListImagesResponse.images:type_name -> banger.v1.Image
-	25, // 9: banger.v1.ListKernelsResponse.kernels:type_name -> banger.v1.Kernel
-	6,  // 10: banger.v1.WarmImageResponse.progress:type_name -> banger.v1.Progress
-	28, // 11: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
-	28, // 12: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
-	28, // 13: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
-	1,  // 14: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
-	3,  // 15: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
-	8,  // 16: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
-	9,  // 17: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
-	10, // 18: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
-	12, // 19: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
-	14, // 20: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
-	16, // 21: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
-	18, // 22: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
-	20, // 23: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
-	23, // 24: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
-	29, // 25: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
-	31, // 26: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
-	33, // 27: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
-	26, // 28: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
-	2,  // 29: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
-	4,  // 30: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
-	7,  // 31: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
-	7,  // 32: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
-	11, // 33: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
-	13, // 34: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
-	15, // 35: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
-	17, // 36: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
-	19, // 37: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
-	21, // 38: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
-	24, // 39: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
-	30, // 40: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
-	32, // 41: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
-	34, // 42: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
-	27, // 43: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
-	29, // [29:44] is the sub-list for method output_type
-	14, // [14:29] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	35, // 1: banger.v1.VM.publish:type_name -> banger.v1.Publish
+	6,  // 2: banger.v1.VMProgress.progress:type_name -> banger.v1.Progress
+	5,  // 3: banger.v1.VMProgress.spec:type_name -> banger.v1.VM
+	5,  // 4: banger.v1.VMProgress.vm:type_name -> banger.v1.VM
+	35, // 5: banger.v1.CreateVMRequest.publish:type_name -> banger.v1.Publish
+	5,  // 6: banger.v1.StopVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 7: banger.v1.ListVMsResponse.vms:type_name -> banger.v1.VM
+	5,  // 8: banger.v1.GetVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 9: banger.v1.LinkVMResponse.vm:type_name -> banger.v1.VM
+	22, // 10: banger.v1.ListImagesResponse.images:type_name -> banger.v1.Image
+	25, // 11: banger.v1.ListKernelsResponse.kernels:type_name -> banger.v1.Kernel
+	6,  // 12: banger.v1.WarmImageResponse.progress:type_name -> banger.v1.Progress
+	28, // 13: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
+	28, // 14: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
+	28, // 15: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
+	5,  // 16: banger.v1.ListPortsResponse.vm:type_name -> banger.v1.VM
+	38, // 17: banger.v1.ListPortsResponse.ports:type_name -> banger.v1.Port
+	1,  // 18: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
+	3,  // 19: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
+	8,  // 20: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
+	9,  // 21: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
+	10, // 22: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
+	12, // 23: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
+	14, // 24: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
+	16, // 25: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
+	18, // 26: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
+	20, // 27: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
+	23, // 28: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
+	29, // 29: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
+	31, // 30: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
+	33, // 31: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
+	26, // 32: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
+	36, // 33: banger.v1.Banger.ListPorts:input_type -> banger.v1.ListPortsRequest
+	2,  // 34: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
+	4,  // 35: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
+	7,  // 36: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
+	7,  // 37: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
+	11, // 38: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
+	13, // 39: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
+	15, // 40: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
+	17, // 41: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
+	19, // 42: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
+	21, // 43: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
+	24, // 44: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
+	30, // 45: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
+	32, // 46: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
+	34, // 47: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
+	27, // 48: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
+	37, // 49: banger.v1.Banger.ListPorts:output_type -> banger.v1.ListPortsResponse
+	34, // [34:50] is the sub-list for method output_type
+	18, // [18:34] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_banger_v1_banger_proto_init() }
@@ -2868,7 +3263,7 @@ func file_banger_v1_banger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_v1_banger_proto_rawDesc), len(file_banger_v1_banger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -71,6 +71,8 @@ const (
 	BangerPruneTemplatesProcedure = "/banger.v1.Banger/PruneTemplates"
 	// BangerListKernelsProcedure is the fully-qualified name of the Banger's ListKernels RPC.
 	BangerListKernelsProcedure = "/banger.v1.Banger/ListKernels"
+	// BangerListPortsProcedure is the fully-qualified name of the Banger's ListPorts RPC.
+	BangerListPortsProcedure = "/banger.v1.Banger/ListPorts"
 )
 
 // BangerClient is a client for the banger.v1.Banger service.
@@ -117,6 +119,9 @@ type BangerClient interface {
 	PruneTemplates(context.Context, *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error)
 	// ListKernels returns the local kernels and, with available, the catalog's.
 	ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error)
+	// ListPorts returns what listens in a running VM and where that is reached.
+	// It waits up to timeout_ms (0: 10 s) for the guest to say so.
+	ListPorts(context.Context, *connect.Request[v1.ListPortsRequest]) (*connect.Response[v1.ListPortsResponse], error)
 }
 
 // NewBangerClient constructs a client for the banger.v1.Banger service. By default, it uses the
@@ -220,6 +225,12 @@ func NewBangerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			connect.WithSchema(bangerMethods.ByName("ListKernels")),
 			connect.WithClientOptions(opts...),
 		),
+		listPorts: connect.NewClient[v1.ListPortsRequest, v1.ListPortsResponse](
+			httpClient,
+			baseURL+BangerListPortsProcedure,
+			connect.WithSchema(bangerMethods.ByName("ListPorts")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -240,6 +251,7 @@ type bangerClient struct {
 	listTemplates  *connect.Client[v1.ListTemplatesRequest, v1.ListTemplatesResponse]
 	pruneTemplates *connect.Client[v1.PruneTemplatesRequest, v1.PruneTemplatesResponse]
 	listKernels    *connect.Client[v1.ListKernelsRequest, v1.ListKernelsResponse]
+	listPorts      *connect.Client[v1.ListPortsRequest, v1.ListPortsResponse]
 }
 
 // Status calls banger.v1.Banger.Status.
@@ -317,6 +329,11 @@ func (c *bangerClient) ListKernels(ctx context.Context, req *connect.Request[v1.
 	return c.listKernels.CallUnary(ctx, req)
 }
 
+// ListPorts calls banger.v1.Banger.ListPorts.
+func (c *bangerClient) ListPorts(ctx context.Context, req *connect.Request[v1.ListPortsRequest]) (*connect.Response[v1.ListPortsResponse], error) {
+	return c.listPorts.CallUnary(ctx, req)
+}
+
 // BangerHandler is an implementation of the banger.v1.Banger service.
 type BangerHandler interface {
 	// Status says what daemon this is. Never blocks on a VM.
@@ -361,6 +378,9 @@ type BangerHandler interface {
 	PruneTemplates(context.Context, *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error)
 	// ListKernels returns the local kernels and, with available, the catalog's.
 	ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error)
+	// ListPorts returns what listens in a running VM and where that is reached.
+	// It waits up to timeout_ms (0: 10 s) for the guest to say so.
+	ListPorts(context.Context, *connect.Request[v1.ListPortsRequest]) (*connect.Response[v1.ListPortsResponse], error)
 }
 
 // NewBangerHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -460,6 +480,12 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 		connect.WithSchema(bangerMethods.ByName("ListKernels")),
 		connect.WithHandlerOptions(opts...),
 	)
+	bangerListPortsHandler := connect.NewUnaryHandler(
+		BangerListPortsProcedure,
+		svc.ListPorts,
+		connect.WithSchema(bangerMethods.ByName("ListPorts")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/banger.v1.Banger/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case BangerStatusProcedure:
@@ -492,6 +518,8 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 			bangerPruneTemplatesHandler.ServeHTTP(w, r)
 		case BangerListKernelsProcedure:
 			bangerListKernelsHandler.ServeHTTP(w, r)
+		case BangerListPortsProcedure:
+			bangerListPortsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -559,4 +587,8 @@ func (UnimplementedBangerHandler) PruneTemplates(context.Context, *connect.Reque
 
 func (UnimplementedBangerHandler) ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.ListKernels is not implemented"))
+}
+
+func (UnimplementedBangerHandler) ListPorts(context.Context, *connect.Request[v1.ListPortsRequest]) (*connect.Response[v1.ListPortsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.ListPorts is not implemented"))
 }
