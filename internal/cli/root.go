@@ -158,7 +158,7 @@ func (a *App) addCommands(root *cobra.Command) {
 	list.Use, list.Aliases = "ps", nil
 	remove := a.newVMDelete(nil)
 	remove.Use, remove.Aliases = "rm NAME...", nil
-	in(groupVMs, a.newVMRun(nil), a.newVMExec(nil), a.newVMSSH(nil), list, a.newVMStop(nil), remove, a.newVMLogs(nil), a.newVM(), a.newSSHConfig(nil))
+	in(groupVMs, a.newVMRun(nil), a.newVMExec(nil), a.newVMSSH(nil), list, a.newVMStop(nil), remove, a.newVMLogs(nil), a.newVM(), a.newSSHConfig(nil), a.newHosts(nil))
 	in(groupImages, a.newImage(), a.newKernel(), a.newTemplate())
 	in(groupHost, a.newDoctor(nil), a.newDaemon(), a.newCompletion(nil), a.newVersion(nil))
 	root.AddCommand(a.newInternal())

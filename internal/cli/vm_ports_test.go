@@ -73,3 +73,13 @@ func TestEndpoint(t *testing.T) {
 		}
 	}
 }
+
+func TestHosts(t *testing.T) {
+	d := newFakeDaemon(t)
+	d.add("dev", "running").Address = "127.77.4.1"
+	d.add("old", "stopped").Address = "127.77.4.2"
+	d.add("bad name\n", "stopped").Address = "127.77.4.3"
+	d.add("none", "stopped")
+	w := newWorld(t, d, "")
+	w.expect(t, w.run("hosts"), 0, "# banger: begin\n127.77.4.1 dev.vm\n127.77.4.2 old.vm\n# banger: end\n", "")
+}

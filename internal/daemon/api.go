@@ -26,6 +26,7 @@ func (a api) Status(context.Context, *connect.Request[bangerv1.StatusRequest]) (
 		Build:      &bangerv1.Build{Version: build.Version, Commit: build.Commit, Time: build.Time},
 		VmsAdopted: adopted, StartedUnixMs: a.d.started.UnixMilli(),
 		Spares: int32(a.d.spares.waiting("")), MaxSpares: int32(a.d.spares.most()),
+		DnsAddress: a.d.dnsAddress(), DnsError: a.d.names.err,
 	}), nil
 }
 

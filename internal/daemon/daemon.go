@@ -39,6 +39,8 @@ type Daemon struct {
 
 	// address is the number of the one given last, within the user's range.
 	address int
+	// names does not change while requests are served.
+	names names
 
 	templates *templates
 	spares    *spares
@@ -80,6 +82,8 @@ func Run(ctx context.Context, o Options) error {
 	if err := d.load(serving); err != nil {
 		return err
 	}
+	d.startNames()
+	defer d.stopNames()
 	d.work.Go(func() { d.spares.run(life) })
 	o.Log.Info("daemon serves", "build", banger.BuildStamp().String(), "vms", len(d.all()))
 	err = d.serve(serving, unixsock.OwnerOnly(listener))
