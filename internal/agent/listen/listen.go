@@ -1,10 +1,12 @@
 // Package listen finds the TCP sockets that listen in the guest, and the
 // processes that hold them.
 //
-// The kernel has no event for listen(2) that an agent could wait for, so its
-// tables are read once a second, and only while somebody asks. They begin with
-// the sockets that listen: the rest, which may be long, is not read. Processes are
-// looked through only when there is a socket that was not there before.
+// The kernel has no event for listen(2) that an agent could wait for, so it is
+// asked once a second, and only while somebody asks us: for the number of sockets,
+// which costs next to nothing, and if that is another, and at times in any case,
+// for its tables. They begin with the sockets that listen: the rest, which may be
+// long, is not read. Processes are looked through only when there is a socket that
+// was not there before.
 package listen
 
 import (
@@ -18,8 +20,11 @@ import (
 )
 
 const (
-	// every is how often the tables are read.
+	// every is how often the number of sockets is read, and fully how many times
+	// that passes until the tables are read all the same: one socket may have come
+	// as another went.
 	every = time.Second
+	fully = 5
 	// maxListeners bounds what is told: with the longest texts it is less than
 	// the 64 KiB that a message to the host may have.
 	maxListeners = 256
@@ -37,6 +42,10 @@ type Watcher struct {
 
 	sockets []socket
 	holders map[uint64]*holder
+	// counts are the numbers of sockets when the tables were read, skipped how
+	// often they were not since.
+	counts  [2]string
+	skipped int
 }
 
 // holder is who has a socket, and how often that was looked for.
@@ -77,6 +86,12 @@ func (w *Watcher) Run(ctx context.Context, send func(*agentv1.ListenersResponse)
 
 // scan reads the tables, and reports whether something is other than before.
 func (w *Watcher) scan() (changed bool, err error) {
+	counts := [2]string{count(w.proc+"/net/sockstat", "TCP: inuse "), count(w.proc+"/net/sockstat6", "TCP6: inuse ")}
+	if counts == w.counts && counts[0] != "" && w.skipped < fully-1 && !w.searching() {
+		w.skipped++
+		return false, nil
+	}
+	w.counts, w.skipped = counts, 0
 	var now []socket
 	for _, table := range []string{"net/tcp", "net/tcp6"} {
 		if now, err = readTable(w.proc+"/"+table, now); err != nil {
@@ -89,6 +104,16 @@ func (w *Watcher) scan() (changed bool, err error) {
 	changed = !slices.Equal(now, w.sockets)
 	w.sockets = now
 	return w.findHolders() || changed, nil
+}
+
+// searching reports whether a holder is still looked for.
+func (w *Watcher) searching() bool {
+	for _, h := range w.holders {
+		if h.pid == 0 && h.tries < searches {
+			return true
+		}
+	}
+	return false
 }
 
 // findHolders looks for the holders of new sockets, and forgets those of sockets

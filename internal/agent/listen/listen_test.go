@@ -59,6 +59,7 @@ func TestFindsTheHolder(t *testing.T) {
 	w := NewWatcher()
 	w.self = -1 // else this process is passed over
 	find := func() *agentv1.Listener {
+		w.counts = [2]string{} // other programs open and close sockets meanwhile
 		if _, err := w.scan(); err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +87,7 @@ func TestFindsTheHolder(t *testing.T) {
 // writeTables makes a procfs with these sockets, all of process 7.
 func writeTables(t *testing.T, proc, tcp string) {
 	t.Helper()
-	for name, text := range map[string]string{"net/tcp": tcp, "7/comm": "ser\xffver\n", "7/cmdline": "server\x00--port\x00" + strings.Repeat("ü", 200)} {
+	for name, text := range map[string]string{"net/tcp": tcp, "net/sockstat": "sockets: used 9\nTCP: inuse 2 orphan 0\n", "7/comm": "ser\xffver\n", "7/cmdline": "server\x00--port\x00" + strings.Repeat("ü", 200)} {
 		os.MkdirAll(proc+"/net", 0o755)
 		os.MkdirAll(proc+"/7/fd", 0o755)
 		if err := os.WriteFile(proc+"/"+name, []byte(text), 0o644); err != nil {
@@ -125,6 +126,45 @@ func TestSendsChangesOnly(t *testing.T) {
 			t.Errorf("second %v", l)
 		}
 	})
+}
+
+// TestCount: while the number of sockets is the same the tables are read at times
+// only; with another at once.
+func TestCount(t *testing.T) {
+	proc := t.TempDir()
+	writeTables(t, proc, table)
+	if n := count(proc+"/net/sockstat", "TCP: inuse "); n != "2" {
+		t.Fatalf("counted %q", n)
+	}
+	w := &Watcher{proc: proc, self: -1, holders: map[uint64]*holder{}}
+	scan := func() bool {
+		changed, err := w.scan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return changed
+	}
+	for range searches { // until nobody is looked for any more
+		scan()
+	}
+	other := strings.Replace(table, "0BB8", "0BB9", 1)
+	writeTables(t, proc, other)
+	seen := 0
+	for n := 1; n <= fully; n++ {
+		if scan() {
+			seen = n
+		}
+	}
+	if seen != fully {
+		t.Errorf("one for another was seen by scan %d of %d", seen, fully)
+	}
+	writeTables(t, proc, table)
+	if err := os.WriteFile(proc+"/net/sockstat", []byte("TCP: inuse 3 orphan 0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if !scan() {
+		t.Error("one more is not seen at once")
+	}
 }
 
 func TestMessageIsBounded(t *testing.T) {

@@ -38,6 +38,23 @@ func readTable(path string, list []socket) ([]socket, error) {
 	return parseTable(f, list)
 }
 
+// count is the word after a beginning of a line of a small file; empty if there is
+// none.
+func count(path, beginning string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	var buf [512]byte
+	n, _ := f.Read(buf[:]) // what was not read has no such line
+	_, rest, _ := strings.Cut(string(buf[:n]), beginning)
+	if end := strings.IndexAny(rest, " \n"); end >= 0 {
+		rest = rest[:end]
+	}
+	return rest
+}
+
 // parseTable reads a table up to its first socket that does not listen: those
 // that do come first.
 func parseTable(r io.Reader, list []socket) ([]socket, error) {
