@@ -84,10 +84,23 @@ func TestPortsAndTheirSuccessor(t *testing.T) {
 	next := launch(t, dir, "--adopt")
 	await(t, dir, func(r *vmv1.StatusResponse) bool { return r.Successor })
 	check()
+	// One that is open does not hold up the end.
+	open, err := net.Dial("tcp", "127.77.3.78:18080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	open.SetDeadline(time.Now().Add(limit))
+	if _, err := io.ReadFull(open, make([]byte, len("127.0.0.1:18080\n"))); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := client(dir).Stop(t.Context(), connect.NewRequest(&vmv1.StopRequest{})); err != nil {
 		t.Fatal(err)
 	}
 	next.Wait()
+	if _, err := open.Read(make([]byte, 1)); err == nil {
+		t.Error("a connection outlives the VM")
+	}
 	if conn, err := net.Dial("tcp", "127.77.3.78:18080"); err == nil {
 		conn.Close()
 		t.Error("the port outlives the VM")
