@@ -28,7 +28,7 @@ func TestWarm(t *testing.T) {
 	if err := g.warm(t.Context(), true); err == nil {
 		t.Error("a guest whose network failed was warmed")
 	}
-	g.network.Store(new(agentv1.Network))
+	g.network.Store(new([]byte))
 	for _, brief := range []bool{false, true} {
 		if err := g.warm(t.Context(), brief); err != nil {
 			t.Fatal(err)

@@ -165,13 +165,14 @@ func (s *supervisor) warmGuest(ctx context.Context) error {
 		return causeOf(ctx, err)
 	}
 	defer done()
-	if _, err := awaitSystem(ctx, client); err != nil {
+	system, err := awaitSystem(ctx, client)
+	if err != nil {
 		return causeOf(ctx, err)
 	}
 	if _, err := client.Warm(ctx, &agentv1.WarmRequest{}); err != nil {
 		return causeOf(ctx, fmt.Errorf("warm: %w", err))
 	}
-	return nil
+	return saveSettled(s.dir, system)
 }
 
 // causeOf prefers the reason that ctx was cancelled for.
@@ -220,6 +221,7 @@ func (s *supervisor) launch(ctx context.Context) (driver.Instance, error) {
 	vm, err := restorer.Restore(ctx, m, s.spec.Template, s.save(ctx))
 	if err == nil {
 		s.setOrigin(originTemplate, nil)
+		s.system = loadSettled(layout.Instance(s.spec.Template))
 		return vm, nil
 	}
 	s.log.Warn("the template cannot be restored: booting", "error", err)
