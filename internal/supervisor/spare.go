@@ -121,7 +121,7 @@ func (s *supervisor) prepare(ctx context.Context) error {
 	if err := s.rehearse(ctx); err != nil {
 		return err
 	}
-	if err := vm.Link().End(ctx); err != nil {
+	if err := s.hangUp(ctx); err != nil {
 		return err
 	}
 	if err := pauser.Pause(ctx); err != nil {
