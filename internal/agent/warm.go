@@ -6,6 +6,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
 
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
 	"github.com/banger-dev/banger/api/stream"
@@ -58,7 +63,48 @@ func (g *guest) warm(ctx context.Context, brief bool) error {
 			return err
 		}
 	}
-	return nil
+	runtime.GC() // and not in the middle of the first command
+	return settle(ctx)
+}
+
+const (
+	// calm is the time in which a guest that has settled is idle but for a tenth.
+	calm = 100 * time.Millisecond
+	// calmTime bounds the wait for that.
+	calmTime = 3 * time.Second
+)
+
+// settle returns when the guest has done what the exercise left it to do: the
+// kernel cleans up after commands, the init system looks at what has changed. A
+// guest frozen before would do that first in each of its copies.
+func settle(ctx context.Context) error {
+	tick := time.NewTicker(calm)
+	defer tick.Stop()
+	last, err := idleTime()
+	for end := time.Now().Add(calmTime); err == nil && time.Now().Before(end); {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		before := last
+		if last, err = idleTime(); err == nil && last-before >= calm*9/10 {
+			return nil
+		}
+	}
+	return err
+}
+
+// idleTime is how long the guest's processors have been idle, to 10 ms
+// (/proc/uptime, proc(5)).
+func idleTime() (time.Duration, error) {
+	text, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		return 0, err
+	}
+	_, idle, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
+	seconds, err := strconv.ParseFloat(idle, 64)
+	return time.Duration(seconds * float64(time.Second)), err
 }
 
 // warmUp runs one command and reads what it says to its end.

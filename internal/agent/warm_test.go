@@ -28,7 +28,7 @@ func TestWarm(t *testing.T) {
 	if err := g.warm(t.Context(), true); err == nil {
 		t.Error("a guest whose network failed was warmed")
 	}
-	g.network.Store(new(agentv1.Network))
+	g.network.Store(new([]byte))
 	for _, brief := range []bool{false, true} {
 		if err := g.warm(t.Context(), brief); err != nil {
 			t.Fatal(err)
@@ -80,5 +80,41 @@ func TestACopyWithoutEntropyIsNobodys(t *testing.T) {
 		if g.serves(linkwire.PortExec) {
 			t.Errorf("with %v it takes commands", boot)
 		}
+	}
+}
+
+// TestCopyThatSettles: until a copy has its clock it serves no stream, and none at
+// all if it cannot be set.
+func TestCopyThatSettles(t *testing.T) {
+	g := &guest{log: slog.New(slog.DiscardHandler)}
+	somebody := &agentv1.Boot{TimeUnixNs: -2e18} // settimeofday takes no such time
+	if _, late := g.ways(somebody); late != nil {
+		t.Error("a guest that boots waits for its clock")
+	}
+	g.known, g.boot = true, &agentv1.Boot{Template: true}
+	if _, late := g.ways(&agentv1.Boot{Template: true}); late != nil {
+		t.Error("a template waits for its clock")
+	}
+	_, late := g.ways(somebody)
+	if late == nil {
+		t.Fatal("a copy does not wait for its clock")
+	}
+	g.boot, g.late = somebody, late
+	if _, again := g.ways(somebody); again == nil {
+		t.Error("at another doorbell it does not wait any more")
+	}
+	client, server := net.Pipe()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		g.Stream(server, linkwire.PortRPC, nil)
+	}()
+	g.settle()
+	<-served
+	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("read: %v", err)
+	}
+	if g.late != nil || g.known {
+		t.Error("a guest whose clock could not be set is known")
 	}
 }

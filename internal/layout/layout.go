@@ -174,6 +174,9 @@ func (i Instance) Spare() string { return i.file("spare") }
 // TemplateManifest says what a template is, as JSON; it is written last.
 func (i Instance) TemplateManifest() string { return i.file("template.json") }
 
+// Settled is what the guest of a template said of its init system.
+func (i Instance) Settled() string { return i.file("settled.json") }
+
 // Memory and DeviceState are the frozen guest of a template.
 func (i Instance) Memory() string      { return i.file("memory") }
 func (i Instance) DeviceState() string { return i.file("devices") }

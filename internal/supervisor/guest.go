@@ -29,18 +29,19 @@ const (
 // followGuest keeps a session with the guest until ctx ends: it resets the link,
 // follows the agent's events, and starts over when the session breaks.
 func (s *supervisor) followGuest(ctx context.Context) {
-	if s.system != nil {
-		// It has told all that it will, and its first command has begun.
-		select {
-		case <-s.vm.Link().Broken():
-		case <-ctx.Done():
-		}
+	if now, _ := s.status.get(); now.Origin == originSpare {
+		s.awaitBreak(ctx) // its session began with the claim
 	}
 	retry := newBackoff(linkRetry)
 	for ctx.Err() == nil {
 		begun := time.Now()
 		if err := s.startSession(ctx); err != nil {
 			s.log.Debug("no session with the guest", "error", err)
+		} else if s.system != nil {
+			// A copy has told all that it will, before it was copied: a command
+			// waits now, and asking would cost it 30 ms.
+			s.applyEvent(s.system)
+			s.awaitBreak(ctx)
 		} else {
 			if err := s.followEvents(ctx); err != nil && ctx.Err() == nil {
 				s.log.Info("the guest's events ended", "error", err)
@@ -56,6 +57,14 @@ func (s *supervisor) followGuest(ctx context.Context) {
 		if !retry.wait(ctx) {
 			return
 		}
+	}
+}
+
+// awaitBreak returns when the session breaks, or ctx ends.
+func (s *supervisor) awaitBreak(ctx context.Context) {
+	select {
+	case <-s.vm.Link().Broken():
+	case <-ctx.Done():
 	}
 }
 

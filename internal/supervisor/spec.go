@@ -126,6 +126,30 @@ func loadHandle(dir layout.Instance) (driver.Handle, error) {
 	return h, nil
 }
 
+// saveSettled keeps with a template what its guest said of its init system.
+func saveSettled(dir layout.Instance, system *agentv1.Event) error {
+	data, err := protojson.Marshal(&agentv1.Event{
+		Ready: string(banger.GradeSystem), FailedUnits: boundUnits(system.FailedUnits),
+	})
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(dir.Settled(), data, 0o600)
+}
+
+// loadSettled reads it; nil if it cannot: a copy is asked then.
+func loadSettled(dir layout.Instance) *agentv1.Event {
+	data, err := readBounded(dir.Settled())
+	if err != nil {
+		return nil
+	}
+	system := new(agentv1.Event)
+	if protojson.Unmarshal(data, system) != nil || system.Ready != string(banger.GradeSystem) {
+		return nil
+	}
+	return system
+}
+
 // exitRecord is exit.json: how the last run ended.
 type exitRecord struct {
 	Reason string    `json:"reason"`

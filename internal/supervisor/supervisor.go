@@ -59,7 +59,8 @@ type supervisor struct {
 	started, over chan struct{}
 	// claims has room for the one claim of a spare.
 	claims chan *claim
-	// system is how the guest of a spare has settled; nil: it is to be asked.
+	// system is how the guest of a template has settled, whose copy this is; nil:
+	// it is to be asked.
 	system *agentv1.Event
 }
 

@@ -1,13 +1,11 @@
 package account
 
 import (
-	"bufio"
 	"bytes"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxFile bounds what is read of one file, in bytes.
@@ -16,26 +14,41 @@ const maxFile = 4 << 20
 // lines calls each with the lines of a file until it returns false. A file that
 // is missing or not readable has no lines.
 func (d Database) lines(name string, each func(string) bool) {
-	// Non-blocking: opening a FIFO in the image's place would wait for ever.
-	f, err := os.OpenFile(filepath.Join(string(d), name), os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return
-	}
-	defer func() { _ = f.Close() }()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return
-	}
-	r := bufio.NewReader(io.LimitReader(f, maxFile))
-	for {
-		line, err := r.ReadBytes('\n')
+	text := read(filepath.Join(string(d), name))
+	for len(text) > 0 {
+		var line []byte
+		line, text, _ = bytes.Cut(text, []byte("\n"))
 		line = bytes.TrimSpace(line)
 		if len(line) > 0 && line[0] != '#' && bytes.IndexByte(line, 0) < 0 && !each(string(line)) {
 			return
 		}
-		if err != nil {
-			return
-		}
 	}
+}
+
+// read returns the first maxFile bytes of a regular file; of anything else, or
+// after an error, none. It is done three times before each command: package os
+// would try to poll the file.
+func read(path string) []byte {
+	// Non-blocking: opening a FIFO in the image's place would wait for ever.
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil
+	}
+	text := make([]byte, min(max(st.Size, 0), maxFile))
+	done := 0
+	for done < len(text) {
+		n, err := unix.Read(fd, text[done:])
+		if err != nil || n <= 0 {
+			break
+		}
+		done += n
+	}
+	return text[:done]
 }
 
 // The search paths of a login on Debian.

@@ -12,14 +12,15 @@ import (
 )
 
 // cgroups makes a cgroup for each process below one root, and removes it when
-// nothing runs in it any more.
+// nothing runs in it any more. One is made ahead, while no command waits for it.
 type cgroups struct {
 	root string
 	log  *slog.Logger
 
-	mu   sync.Mutex
-	next int
-	left []string // still populated: by what a command left running
+	mu    sync.Mutex
+	next  int
+	ahead *cgroup
+	left  []string // still populated: by what a command left running
 }
 
 // cgroup is the cgroup of one process. A nil one does nothing.
@@ -28,7 +29,48 @@ type cgroup struct {
 	fd   int // -1 when closed
 }
 
-// make returns a new cgroup, or nil when it cannot: commands run without then.
+// take returns a new cgroup, or nil when there can be none: commands run without
+// then.
+func (c *cgroups) take() *cgroup {
+	c.mu.Lock()
+	g := c.ahead
+	c.ahead = nil
+	c.mu.Unlock()
+	if g != nil {
+		return g
+	}
+	return c.make()
+}
+
+// prepare makes the cgroup of the next process, unless there is one.
+func (c *cgroups) prepare() {
+	c.mu.Lock()
+	there := c.ahead != nil
+	c.mu.Unlock()
+	if there {
+		return
+	}
+	g := c.make()
+	c.mu.Lock()
+	there = c.ahead != nil
+	if !there {
+		c.ahead = g
+	}
+	c.mu.Unlock()
+	if there {
+		c.release(g)
+	}
+}
+
+// close removes what is left, but for what is still populated.
+func (c *cgroups) close() {
+	c.mu.Lock()
+	g := c.ahead
+	c.ahead = nil
+	c.mu.Unlock()
+	c.release(g)
+}
+
 func (c *cgroups) make() *cgroup {
 	if c.root == "" {
 		return nil

@@ -187,7 +187,7 @@ func (m *Manager) Close() {
 		p.abandon()
 	}
 	m.wait.Wait()
-	m.cgroups.release(nil)
+	m.cgroups.close()
 }
 
 // abandon is leave without the grace.
@@ -228,7 +228,7 @@ func (p *Process) spawn(plan *plan, spec *Spec) error {
 	}
 	defer s.closeChild()
 	attr := syscall.SysProcAttr{Setsid: true, Setctty: spec.Terminal != nil, Ctty: 1}
-	p.group = p.manager.cgroups.make()
+	p.group = p.manager.cgroups.take()
 	pidfd, err := p.fork(plan, s, attr)
 	p.group.close()
 	if err != nil {

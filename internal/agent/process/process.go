@@ -245,8 +245,9 @@ func (p *Process) watch(pidfd int) {
 		_ = file.SetReadDeadline(time.Unix(1, 0)) // wakes the pump, which sees the end
 	}
 	pumps.Wait()
+	p.finish() // the client waits for that, and for nothing below
 	p.manager.cgroups.release(p.group)
-	p.finish()
+	p.manager.cgroups.prepare()
 }
 
 // follow runs a pump, and reads on for nobody if something holds its stream.

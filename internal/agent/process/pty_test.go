@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -192,10 +193,12 @@ func TestCgroups(t *testing.T) {
 		"trap '' HUP; setsid sleep 1000 & echo ready; wait; sleep 1000"}}, nil)
 	expect(t, r, stream.Stdout)
 	_ = conn.Close()
-	eventually(t, "the cgroup is gone", func() bool {
+	eventually(t, "all but the next command's cgroup is gone", func() bool {
 		m.cgroups.release(nil)
+		m.cgroups.mu.Lock()
+		defer m.cgroups.mu.Unlock()
 		left, err := filepath.Glob(filepath.Join(root, "cmd*"))
-		return err == nil && len(left) == 0
+		return err == nil && m.cgroups.ahead != nil && slices.Equal(left, []string{m.cgroups.ahead.path})
 	})
 }
 

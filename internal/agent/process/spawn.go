@@ -287,9 +287,20 @@ func (p *plan) fork(files []uintptr, attr syscall.SysProcAttr) (pid, pidfd int, 
 	runtime.UnlockOSThread()
 	if err == nil {
 		// The agent is spared when memory runs out (boot); its commands are not.
-		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("0"), 0)
+		writeOnce(fmt.Sprintf("/proc/%d/oom_score_adj", pid), "0")
 	}
 	return pid, pidfd, err
+}
+
+// writeOnce writes to one of the kernel's files, as well as it can. It is three
+// calls, of which os.WriteFile makes eight.
+func writeOnce(path, text string) {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	_, _ = unix.Write(fd, []byte(text))
+	_ = unix.Close(fd)
 }
 
 // explain turns an error of fork and exec into the code that it means.

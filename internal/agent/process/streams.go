@@ -68,32 +68,36 @@ func (s *streams) openTerminal(who *account.Account, spec *Spec, users account.D
 func (s *streams) openPipes(who *account.Account, spec *Spec) error {
 	var err error
 	if spec.Stdin {
-		s.child[0], s.input, err = pipe(who)
+		s.child[0], s.input, err = pipe(who, 1)
 	} else {
 		s.child[0], err = os.Open(os.DevNull)
 	}
 	for i := 1; i <= 2 && err == nil; i++ {
 		var out *os.File
-		if out, s.child[i], err = pipe(who); err == nil {
+		if out, s.child[i], err = pipe(who, 0); err == nil {
 			s.outputs = append(s.outputs, out)
 		}
 	}
 	return err
 }
 
-// pipe makes a pipe that belongs to who, so that it may open /dev/stdout anew.
-func pipe(who *account.Account) (r, w *os.File, err error) {
-	if r, w, err = os.Pipe(); err != nil {
-		return nil, nil, err
+// pipe makes a pipe that belongs to who, so that it may open /dev/stdout anew. Our
+// end of it, 0 to read or 1 to write, does not block, and only that is polled:
+// os.Pipe would have both ends so, and for each make five calls more.
+func pipe(who *account.Account, ours int) (r, w *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
 	}
 	// Best effort: a smaller pipe works as well, only slower.
-	_ = control(r, func(fd int) error {
-		_, err := unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, pipeSize)
-		return err
-	})
+	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize)
 	if who.UID != 0 {
-		err = r.Chown(int(who.UID), int(who.GID))
+		err = os.NewSyscallError("fchown", unix.Fchown(fds[0], int(who.UID), int(who.GID)))
 	}
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(fds[ours]), unix.F_SETFL, unix.O_NONBLOCK)
+	}
+	r, w = os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe")
 	if err != nil {
 		_ = r.Close()
 		_ = w.Close()
