@@ -210,7 +210,6 @@ func (c *Client) LinkVM(ctx context.Context, ref string, timeout time.Duration) 
 // guest to say so; 0 is the daemon's default. With probe it is found out what
 // speaks HTTP or TLS.
 func (c *Client) ListPorts(ctx context.Context, ref string, probe bool, timeout time.Duration) (*bangerv1.ListPortsResponse, error) {
-	c.hello(ctx)
 	return unary(ctx, c.rpc.ListPorts, &bangerv1.ListPortsRequest{Ref: ref, Probe: probe, TimeoutMs: timeout.Milliseconds()})
 }
 

@@ -22,7 +22,7 @@ func instanceWithPorts(t *testing.T) layout.Instance {
 	}
 	spec.Address = "127.77.3.78"
 	spec.Publish = []*vmv1.Publish{{Address: "127.0.0.1", GuestPort: 18080}, {Address: "nowhere", GuestPort: 1}}
-	if err := writeSpec(dir.Spec(), spec); err != nil {
+	if err := writeSpec(dir.Spec(), spec, false); err != nil {
 		t.Fatal(err)
 	}
 	return dir
