@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -82,4 +83,23 @@ func TestHosts(t *testing.T) {
 	d.add("none", "stopped")
 	w := newWorld(t, d, "")
 	w.expect(t, w.run("hosts"), 0, "# banger: begin\n127.77.4.1 dev.vm\n127.77.4.2 old.vm\n# banger: end\n", "")
+}
+
+func TestPublishFlag(t *testing.T) {
+	d := newFakeDaemon(t)
+	w := newWorld(t, d, "")
+	if code := w.run("vm", "create", "--name", "web", "--publish", "8080:80", "--publish", "[::1]:8081:81"); code != 0 {
+		t.Fatalf("exit %d, %s", code, w.err.String())
+	}
+	var got []string
+	for _, p := range d.created.Publish {
+		got = append(got, fmt.Sprint(p.Address, " ", p.HostPort, " ", p.GuestPort))
+	}
+	if strings.Join(got, ", ") != "127.0.0.1 8080 80, ::1 8081 81" {
+		t.Errorf("asked for %v", got)
+	}
+	w = newWorld(t, d, "")
+	w.expect(t, w.run("vm", "create", "--publish", "80"), 2, "", `--publish: "80" is not [ADDR:]HOST:GUEST`)
+	w = newWorld(t, d, "")
+	w.expect(t, w.run("run", "--publish", "localhost:80:80", "--", "true"), 125, "", "is not an IP address")
 }

@@ -82,7 +82,7 @@ func takePublish(asked []*bangerv1.Publish) ([]banger.Publish, error) {
 			return nil, banger.Errorf(banger.CodeUsage, "published port %q:%d:%d makes no sense", p.Address, p.HostPort, p.GuestPort).
 				WithHint("127.0.0.1:8080:80")
 		}
-		host := netip.AddrPortFrom(addr, uint16(p.HostPort))
+		host := netip.AddrPortFrom(addr.Unmap(), uint16(p.HostPort))
 		if taken[host] {
 			return nil, banger.Errorf(banger.CodeUsage, "port %s is published twice", host).WithHint("another number for one of them")
 		}
@@ -96,7 +96,11 @@ func takePublish(asked []*bangerv1.Publish) ([]banger.Publish, error) {
 // which opens them for good, would only say so to who asks for the ports.
 func checkFree(list []banger.Publish) error {
 	for _, p := range list {
-		l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(p.Host))
+		network := "tcp4" // as the supervisor does: [::] is no address of IPv4
+		if p.Host.Addr().Is6() {
+			network = "tcp6"
+		}
+		l, err := net.ListenTCP(network, net.TCPAddrFromAddrPort(p.Host))
 		if err == nil {
 			err = l.Close()
 		}

@@ -29,9 +29,6 @@ func (d *Daemon) create(ctx context.Context, req *bangerv1.CreateVMRequest, r *r
 	}
 	mark := trace.Begin(ctx, "plan")
 	rec, err := d.plan(req)
-	if err == nil && !req.NoStart {
-		err = checkFree(rec.Publish)
-	}
 	mark.End()
 	if err != nil {
 		return err

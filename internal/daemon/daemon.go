@@ -82,8 +82,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := d.load(serving); err != nil {
 		return err
 	}
-	d.startNames()
-	defer d.stopNames()
+	defer d.startNames()()
 	d.work.Go(func() { d.spares.run(life) })
 	o.Log.Info("daemon serves", "build", banger.BuildStamp().String(), "vms", len(d.all()))
 	err = d.serve(serving, unixsock.OwnerOnly(listener))

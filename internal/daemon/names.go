@@ -18,32 +18,27 @@ type names struct {
 	err    string
 }
 
-// startNames begins to answer the names of VMs. Where that cannot be, all else goes
-// on, and doctor says why.
-func (d *Daemon) startNames() {
+// startNames begins to answer the names of VMs, until stop. Where that cannot be,
+// all else goes on, and doctor says why.
+func (d *Daemon) startNames() (stop func()) {
+	stop = func() {}
 	cfg, err := d.opts.Config()
 	if err != nil {
 		d.names.err = err.Error()
-		return
+		return stop
 	}
 	at := cfg.Network.DNS(os.Getuid())
 	d.names.server, err = vmdns.Listen(vmdns.Options{Address: at, Lookup: d.addressOf, ResolvConf: resolvConf, Log: d.log})
 	switch {
 	case err == nil:
-		return
+		return d.names.server.Close
 	case errors.Is(err, syscall.EADDRINUSE):
 		d.names.err = at.String() + " is taken by another program, maybe by the daemon of another BANGER_HOME"
 	default:
 		d.names.err = err.Error()
 	}
 	d.log.Warn("the names of VMs are not answered", "at", at, "error", err)
-}
-
-// stopNames ends that.
-func (d *Daemon) stopNames() {
-	if d.names.server != nil {
-		d.names.server.Close()
-	}
+	return stop
 }
 
 // dnsAddress is where names are answered; empty: nowhere.

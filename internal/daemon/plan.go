@@ -48,7 +48,11 @@ func (d *Daemon) plan(req *bangerv1.CreateVMRequest) (store.VM, error) {
 	if req.Nat != nil {
 		rec.NAT = *req.Nat
 	}
-	if rec.Publish, err = takePublish(req.Publish); err != nil {
+	rec.Publish, err = takePublish(req.Publish)
+	if err == nil && !req.NoStart {
+		err = checkFree(rec.Publish)
+	}
+	if err != nil {
 		return rec, err
 	}
 	for _, check := range []func(*store.VM) error{d.checkNames, d.checkShape, d.checkHost} {

@@ -61,6 +61,11 @@ func (b *bench) tcp(ctx context.Context) (_ []row, err error) {
 	ours := func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", forwarded)
 	}
+	return b.tcpRows(ctx, ours, raw)
+}
+
+// tcpRows measures both directions.
+func (b *bench) tcpRows(ctx context.Context, ours, raw dialer) (_ []row, err error) {
 	out := row{Name: "TCP out of the guest, through a forwarded port", Unit: "MiB/s", HigherIsBetter: true}
 	in := row{Name: "TCP into the guest, through a forwarded port", Unit: "MiB/s", HigherIsBetter: true}
 	if out, err = out.measured(ctx, b.n, tcpOut(ours), yard{name: "the stack itself", limit: 0.8, probe: tcpOut(raw)}); err != nil {
