@@ -130,7 +130,9 @@ func TestTwoVMsOnOnePort(t *testing.T) {
 		t.Errorf("the published port, after the supervisor's crash: %q", got)
 	}
 	addr := h.awaitPorts("b")[3000].HostAddress
-	must(t, syscall.Kill(h.daemonPID(), syscall.SIGKILL))
+	daemon := h.daemonPID()
+	must(t, syscall.Kill(daemon, syscall.SIGKILL))
+	eventually(t, "the daemon is gone", func() bool { return syscall.Kill(daemon, 0) != nil })
 	if got := fetch(t, addr, 3000); got != "I am b" {
 		t.Errorf("without a daemon: %q", got)
 	}
