@@ -51,7 +51,10 @@ type resolver struct {
 	// resolved, dnsmasq and manager say that systemd-resolved, dnsmasq and
 	// NetworkManager are what programs ask, or what writes conf.
 	resolved, dnsmasq, manager bool
-	root                       bool
+	// everywhere says that systemd-resolved has servers in its config: it asks one
+	// of those for all names, also for those of a domain that another one is for.
+	everywhere bool
+	root       bool
 }
 
 // lookAt reads the files below root.
@@ -69,10 +72,33 @@ func lookAt(root string, uid int) resolver {
 	servers := nameservers(r.conf)
 	local := slices.ContainsFunc(servers, func(s string) bool { return s == "127.0.0.1" || s == "127.0.1.1" || s == "::1" })
 	r.resolved = there("run/systemd/resolve") && (linked || slices.Contains(servers, "127.0.0.53"))
+	r.everywhere = resolvedServers(root)
 	r.manager = there("run/NetworkManager") && (strings.Contains(r.conf, "NetworkManager") || there("etc/NetworkManager/dnsmasq.d") && local)
 	r.dnsmasq = local && (there("etc/dnsmasq.d") || there("etc/NetworkManager/dnsmasq.d"))
 	return r
 }
+
+// resolvedServers reports whether the config of systemd-resolved, but for the file
+// that we advise, names servers.
+func resolvedServers(root string) bool {
+	dir := filepath.Join(root, "etc/systemd")
+	more, _ := filepath.Glob(filepath.Join(dir, "resolved.conf.d", "*.conf")) // the pattern is good
+	for _, path := range append(more, filepath.Join(dir, "resolved.conf")) {
+		data, err := os.ReadFile(path)
+		if err != nil || filepath.Base(path) == adviceFile {
+			continue
+		}
+		for line := range strings.Lines(string(data)) {
+			if servers, ok := strings.CutPrefix(strings.TrimSpace(line), "DNS="); ok && servers != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// adviceFile is what the files that we advise are called.
+const adviceFile = "banger.conf"
 
 func nameservers(conf string) (list []string) {
 	for line := range strings.Lines(conf) {
@@ -90,8 +116,11 @@ func (r resolver) advice(at netip.AddrPort) (how, fix string) {
 	if r.root {
 		sudo = ""
 	}
+	hosts := fmt.Sprintf("banger hosts | %stee -a /etc/hosts", sudo)
 	rule := fmt.Sprintf("server=/vm/%s#%d", at.Addr(), at.Port())
 	switch {
+	case r.resolved && r.everywhere:
+		return "the servers in the config of systemd-resolved are asked for all names, so that a list of the VMs of now is all that there is", hosts
 	case r.resolved:
 		return "systemd-resolved does not ask there", fmt.Sprintf(
 			`%[1]smkdir -p /etc/systemd/resolved.conf.d && printf '[Resolve]\nDNS=%[2]s\nDomains=~vm\n' | %[1]stee /etc/systemd/resolved.conf.d/banger.conf && %[1]ssystemctl restart systemd-resolved`, sudo, at)
@@ -109,8 +138,7 @@ func (r resolver) advice(at netip.AddrPort) (how, fix string) {
 		return "/etc/resolv.conf does not name that", fmt.Sprintf(
 			`%[1]ssh -c 'c=$(cat /etc/resolv.conf); printf "nameserver %[2]s\n%%s\n" "$c" > /etc/resolv.conf'`, sudo, at.Addr())
 	}
-	return "/etc/resolv.conf cannot name a port, so that a list of the VMs of now is all that there is",
-		fmt.Sprintf("banger hosts | %stee -a /etc/hosts", sudo)
+	return "/etc/resolv.conf cannot name a port, so that a list of the VMs of now is all that there is", hosts
 }
 
 // systemLookup finds a name as programs of this host do.
