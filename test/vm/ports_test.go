@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -114,6 +115,8 @@ func (h *home) expectServed(name string) {
 // supervisor and the daemon have crashed, and no more once it is stopped.
 func TestTwoVMsOnOnePort(t *testing.T) {
 	h := newHome(t)
+	dns := freePort(t)
+	h.configure(fmt.Sprintf("spares.memory = \"0M\"\n[network]\ndns_port = %d\naddress_range = \"127.97.0.0/16\"\n", dns))
 	published := freePort(t)
 	h.must("vm", "create", "--name", "a", "--publish", fmt.Sprintf("%d:3001", published))
 	h.must("vm", "create", "--name", "b")
@@ -123,6 +126,11 @@ func TestTwoVMsOnOnePort(t *testing.T) {
 	}
 	if got := fetch(t, "127.0.0.1", published); got != "I am a" {
 		t.Errorf("the published port: %q", got)
+	}
+	for _, name := range []string{"a", "b"} {
+		if got := fetch(t, addressOf(t, dns, name+".vm"), 3000); got != "I am "+name {
+			t.Errorf("http://%s.vm:3000: %q", name, got)
+		}
 	}
 	must(t, syscall.Kill(h.show("a").SupervisorPID, syscall.SIGKILL))
 	h.expectServed("a")
@@ -152,6 +160,17 @@ func TestPortsOfCopies(t *testing.T) {
 		h.serve(name)
 		h.expectServed(name)
 	}
+}
+
+// addressOf asks the daemon's name server.
+func addressOf(t *testing.T, port int, name string) string {
+	t.Helper()
+	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, fmt.Sprintf("127.97.0.53:%d", port))
+	}}
+	found, err := r.LookupHost(t.Context(), name)
+	must(t, err)
+	return found[0]
 }
 
 // freePort is a port of 127.0.0.1 that nobody has.
