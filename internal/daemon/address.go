@@ -5,7 +5,6 @@ import (
 	"hash/fnv"
 	"net"
 	"net/netip"
-	"os"
 	"syscall"
 
 	banger "github.com/banger-dev/banger"
@@ -14,22 +13,12 @@ import (
 	"github.com/banger-dev/banger/internal/config"
 )
 
-// addresses is the range of this user's VMs. A config that cannot be read is told
-// where it matters.
-func (d *Daemon) addresses() netip.Prefix {
-	cfg, err := d.opts.Config()
-	if err != nil {
-		cfg = config.Config{}
-	}
-	return cfg.Network.Addresses(os.Getuid())
-}
-
 // freeAddress finds an address that no VM has; empty if all are taken. They are
 // given in turn, so that the next VM does not get that of the last, which others
 // may still remember. Each home begins at a place of its own: the homes of one user
 // share the range. The caller holds d.mu.
-func (d *Daemon) freeAddress(prefix netip.Prefix) string {
-	used := map[string]bool{}
+func (d *Daemon) freeAddress() string {
+	prefix, used := d.addresses, map[string]bool{}
 	for _, m := range d.vms {
 		used[m.look().rec.Address] = true
 	}
@@ -55,13 +44,12 @@ func (d *Daemon) freeAddress(prefix netip.Prefix) string {
 // settleAddress gives an address to a VM that has none of the present range: it is
 // of an older banger, or the config has changed. The caller has the turn.
 func (m *machine) settleAddress() {
-	prefix := m.d.addresses()
-	if addr, err := netip.ParseAddr(m.look().rec.Address); err == nil && prefix.Contains(addr) {
+	if addr, err := netip.ParseAddr(m.look().rec.Address); err == nil && m.d.addresses.Contains(addr) {
 		return
 	}
 	m.d.mu.Lock()
 	defer m.d.mu.Unlock()
-	fresh := m.d.freeAddress(prefix)
+	fresh := m.d.freeAddress()
 	m.set(func() { m.rec.Address = fresh })
 }
 

@@ -101,7 +101,6 @@ func (d *Daemon) decideAccel(ctx context.Context, rec *store.VM, r *reporter) (*
 // reserve puts the VM among the others and begins its creation; its turn is
 // taken.
 func (d *Daemon) reserve(ctx context.Context, rec store.VM) (*machine, *operation, error) {
-	addresses := d.addresses()
 	d.mu.Lock()
 	if rec.Name == "" {
 		rec.Name = d.freeName()
@@ -110,7 +109,7 @@ func (d *Daemon) reserve(ctx context.Context, rec store.VM) (*machine, *operatio
 		return nil, nil, banger.Errorf(banger.CodeWrongState, "vm %q already exists", rec.Name).
 			WithHint("another --name, or banger vm delete %s", rec.Name)
 	}
-	rec.Address = d.freeAddress(addresses)
+	rec.Address = d.freeAddress()
 	m := newMachine(d, rec)
 	<-m.turn
 	d.vms[rec.ID] = m

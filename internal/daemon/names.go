@@ -18,11 +18,12 @@ type names struct {
 	err    string
 }
 
-// startNames begins to answer the names of VMs, until stop. Where that cannot be,
-// all else goes on, and doctor says why.
-func (d *Daemon) startNames() (stop func()) {
+// startNetwork finds the range of the VMs' addresses, and begins to answer their
+// names, until stop. Where that cannot be, all else goes on, and doctor says why.
+func (d *Daemon) startNetwork() (stop func()) {
 	stop = func() {}
 	cfg, err := d.opts.Config()
+	d.addresses = cfg.Network.Addresses(os.Getuid())
 	if err != nil {
 		d.names.err = err.Error()
 		return stop

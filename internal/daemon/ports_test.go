@@ -49,13 +49,15 @@ func TestAddresses(t *testing.T) {
 	}
 	_, err = h.ports("a")
 	wantError(t, err, banger.CodeWrongState, "is stopped", "banger vm start a")
-	// Another range in the config moves a VM when it starts again.
+	// Another range in the config moves a VM when it starts again, by another daemon.
 	f, err := os.OpenFile(h.home.ConfigFile(), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.WriteString("[network]\naddress_range = \"127.99.0.0/24\"\n")
 	f.Close()
+	h.kill()
+	h.start()
 	if c := h.startVM("a"); c.err != nil || !netip.MustParsePrefix("127.99.0.0/24").Contains(netip.MustParseAddr(c.vm.Address)) {
 		t.Errorf("%+v", c)
 	}
