@@ -142,6 +142,12 @@ func TestJoin(t *testing.T) {
 
 	cut, joined := join(8080)
 	defer cut.Close()
+	if _, err := io.WriteString(cut, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(cut, make([]byte, 1)); err != nil { // it is joined
+		t.Fatal(err)
+	}
 	n.Close()
 	if err := <-joined; err != nil {
 		t.Errorf("closing the network: %v", err)
