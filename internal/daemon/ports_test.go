@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -93,5 +94,25 @@ func TestPublish(t *testing.T) {
 		if banger.CodeOf(c.err) != banger.CodeUsage {
 			t.Errorf("%v: %v", bad, c.err)
 		}
+	}
+}
+
+// TestPortsThroughACrash: who asks while a supervisor crashes hears its successor.
+func TestPortsThroughACrash(t *testing.T) {
+	h := newHost(t).start()
+	vm := h.run("dev")
+	for range 5 {
+		if err := syscall.Kill(int(vm.SupervisorPid), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		got, err := h.ports("dev")
+		if err != nil || len(got.Ports) != 1 {
+			t.Fatalf("%v, %v", got, err)
+		}
+		before := vm.SupervisorPid
+		h.eventually("a successor is there", func() bool {
+			vm = h.mustGet("dev")
+			return vm.SupervisorPid != 0 && vm.SupervisorPid != before
+		})
 	}
 }
