@@ -118,6 +118,23 @@ func TestTakenPortGetsAnother(t *testing.T) {
 	}
 }
 
+// TestPrivilegedPort: a number below 1024 is had by who has the right, and else the
+// one that is 10,000 higher, for a reason.
+func TestPrivilegedPort(t *testing.T) {
+	table := newTable(t, nil)
+	table.Set([]Listener{on(1001, 1, "0.0.0.0")}, false)
+	list, _ := table.View()
+	switch p := list[0]; {
+	case p.Host.Port() == 1001 && p.Reason == "":
+	case p.Host.Port() == 11001 && strings.Contains(p.Reason, "needs a right that you lack"):
+	default:
+		t.Errorf("%+v", p)
+	}
+	if got, err := ask(t, list[0].Host); got != "\nhello" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 func TestAnotherUserIsDropped(t *testing.T) {
 	port := freePort(t)
 	host := netip.MustParseAddrPort("127.0.0.1:0")
