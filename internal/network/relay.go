@@ -20,6 +20,7 @@ type relay struct {
 	outside *net.TCPConn
 	buffers *buffers
 	chunk   int // bytes in one step
+	guest   *connection
 	abort   sync.Once
 }
 
@@ -71,11 +72,25 @@ func (r *relay) copyOut(ctx context.Context) error {
 				return ctx.Err()
 			}
 		case errors.Is(err, io.EOF):
-			return r.outside.CloseWrite()
+			return r.endOut()
 		default:
 			return err
 		}
 	}
+}
+
+// endOut passes the guest's end of stream on.
+func (r *relay) endOut() error {
+	rest, err := r.guest.end()
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		if _, err := r.outside.Write(rest); err != nil {
+			return err
+		}
+	}
+	return r.outside.CloseWrite()
 }
 
 // errWait says that there is nothing to do now.
@@ -89,7 +104,14 @@ func (r *relay) stepOut() error {
 	result, err := r.inside.Read(&into, tcpip.ReadOptions{})
 	switch err.(type) {
 	case nil:
-		_, writeErr := r.outside.Write(buf.bytes[:result.Count])
+		data := buf.bytes[:result.Count]
+		if listener := r.guest.listener; listener != nil {
+			var refused error
+			if data, refused = listener.Pass(data); refused != nil || len(data) == 0 {
+				return refused
+			}
+		}
+		_, writeErr := r.outside.Write(data)
 		return writeErr
 	case *tcpip.ErrWouldBlock:
 		return errWait
@@ -101,6 +123,13 @@ func (r *relay) stepOut() error {
 
 // copyIn carries what the outside sends until its end of stream.
 func (r *relay) copyIn(ctx context.Context) error {
+	if r.guest.hold != nil {
+		select {
+		case <-r.guest.hold:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	raw, err := r.outside.SyscallConn()
 	if err != nil {
 		return err

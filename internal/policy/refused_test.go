@@ -1,7 +1,6 @@
-package network
+package policy
 
 import (
-	"errors"
 	"net/netip"
 	"testing"
 )
@@ -9,8 +8,16 @@ import (
 // testHost is an address that the policies of these tests take for the host's.
 var testHost = netip.MustParseAddr("203.0.113.9")
 
+// open is a gate without rules.
+func open(allow []netip.Prefix) *Gate {
+	return &Gate{
+		NAT: true, Policy: Open(), AllowPrivate: allow, GuestNet: netip.MustParsePrefix("192.168.127.0/24"),
+		IsHost: func(a netip.Addr) bool { return a == testHost },
+	}
+}
+
 func TestAlwaysRefused(t *testing.T) {
-	policy := &egress{nat: true, isHost: func(a netip.Addr) bool { return a == testHost }}
+	policy := open(nil)
 	for addr, want := range map[string]Reason{
 		"0.0.0.0": ReasonThisNet, "0.1.2.3": ReasonThisNet, "0.255.255.255": ReasonThisNet,
 		"127.0.0.1": ReasonLoopback, "127.255.255.254": ReasonLoopback,
@@ -52,7 +59,7 @@ func TestAlwaysRefused(t *testing.T) {
 }
 
 func TestLetThrough(t *testing.T) {
-	policy := &egress{nat: true, isHost: func(a netip.Addr) bool { return a == testHost }}
+	policy := open(nil)
 	for _, addr := range []string{
 		"1.1.1.1", "9.255.255.255", "11.0.0.0", "172.15.255.255", "172.32.0.0", "192.167.255.255", "192.169.0.0",
 		"100.63.255.255", "100.128.0.0", "126.255.255.255", "128.0.0.0", "169.253.255.255", "169.255.0.0",
@@ -70,15 +77,11 @@ func TestLetThrough(t *testing.T) {
 }
 
 func TestAllowPrivate(t *testing.T) {
-	policy := &egress{
-		nat:    true,
-		isHost: func(a netip.Addr) bool { return a == testHost },
-		allow: []netip.Prefix{
-			netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("127.0.0.1/32"),
-			netip.MustParsePrefix("203.0.113.9/32"), netip.MustParsePrefix("fd12::/16"),
-			netip.MustParsePrefix("192.168.0.0/16"),
-		},
-	}
+	policy := open([]netip.Prefix{
+		netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("127.0.0.1/32"),
+		netip.MustParsePrefix("203.0.113.9/32"), netip.MustParsePrefix("fd12::/16"),
+		netip.MustParsePrefix("192.168.0.0/16"),
+	})
 	for addr, want := range map[string]bool{
 		"10.1.2.3": true, "10.2.0.1": false, "127.0.0.1": true, "127.0.0.2": false, "203.0.113.9": true,
 		"fd12::1": true, "fd13::1": false, "::ffff:10.1.2.3": true, "64:ff9b::a01:203": true, "64:ff9b::a02:1": false,
@@ -92,7 +95,7 @@ func TestAllowPrivate(t *testing.T) {
 }
 
 func TestNATOffDecidesAll(t *testing.T) {
-	policy := &egress{allow: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}, isHost: func(netip.Addr) bool { return false }}
+	policy := &Gate{Policy: Open(), AllowPrivate: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}}
 	for _, flow := range []Flow{
 		{Proto: ProtoTCP, Dst: netip.MustParseAddrPort("1.1.1.1:443")},
 		{Proto: ProtoUDP, Dst: netip.MustParseAddrPort("1.1.1.1:53")},
@@ -101,32 +104,5 @@ func TestNATOffDecidesAll(t *testing.T) {
 		if v := policy.Decide(flow); v.Allow || v.Reason != ReasonNAT {
 			t.Errorf("%+v: %+v", flow, v)
 		}
-	}
-}
-
-func TestHostAddrs(t *testing.T) {
-	own := newHostAddrs(nil)
-	if !own.contains(netip.MustParseAddr("127.0.0.1")) {
-		t.Error("the loopback interface's address is not the host's")
-	}
-	if own.contains(netip.MustParseAddr("1.1.1.1")) {
-		t.Error("an address of no interface is the host's")
-	}
-	calls := 0
-	given := newHostAddrs(func() []netip.Addr {
-		calls++
-		return []netip.Addr{netip.MustParseAddr("::ffff:192.0.2.1"), netip.MustParseAddr("fe80::2%lo")}
-	})
-	for _, addr := range []string{"192.0.2.1", "fe80::2"} {
-		if !given.contains(netip.MustParseAddr(addr)) {
-			t.Errorf("%s is not the host's", addr)
-		}
-	}
-	if calls != 1 {
-		t.Errorf("the list was read %d times", calls)
-	}
-	unknown := &hostAddrs{list: func() ([]netip.Addr, error) { return nil, errors.New("no netlink") }}
-	if !unknown.contains(netip.MustParseAddr("1.1.1.1")) {
-		t.Error("while the host's addresses are unknown, one was let through")
 	}
 }
