@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -91,6 +92,21 @@ func (p Policy) Texts() []string {
 	return texts
 }
 
+// Summary is the policy in a few words.
+func (p Policy) Summary() string {
+	if p.IsOpen() {
+		return "open"
+	}
+	text := fmt.Sprintf("default %s, %d rules", p.Default(), len(p.Rules))
+	if len(p.Rules) == 1 {
+		text = fmt.Sprintf("default %s, 1 rule", p.Default())
+	}
+	if p.Learn {
+		text = "learning: " + text
+	}
+	return text
+}
+
 // stored is a policy as it is kept.
 type stored struct {
 	Default string   `json:"default"`
@@ -98,8 +114,11 @@ type stored struct {
 	Learn   bool     `json:"learn,omitempty"`
 }
 
-// Marshal is the form in which a policy is kept.
+// Marshal is the form in which a policy is kept; that of Open is empty.
 func (p Policy) Marshal() string {
+	if p.IsOpen() {
+		return ""
+	}
 	data, err := json.Marshal(stored{p.Default(), p.Texts(), p.Learn})
 	if err != nil { // there is nothing in it that could fail
 		panic(err)

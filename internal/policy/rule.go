@@ -172,6 +172,19 @@ func parsePrefix(text string) (netip.Prefix, bool) {
 	return prefix.Masked(), true
 }
 
+// ParsePrefixes reads addresses and networks; an address alone is a network of one.
+func ParsePrefixes(texts []string) ([]netip.Prefix, error) {
+	var list []netip.Prefix
+	for _, text := range texts {
+		prefix, ok := parsePrefix(text)
+		if !ok {
+			return nil, banger.Errorf(banger.CodeUsage, "network %q is neither an address nor a CIDR", text).WithHint("203.0.113.7, or 198.51.100.0/24")
+		}
+		list = append(list, prefix)
+	}
+	return list, nil
+}
+
 // inRefused is the refused range that the rule's network lies in.
 func (r Rule) inRefused() (addressRange, bool) {
 	found, ok := refusedRange(r.Prefix.Addr())
