@@ -107,10 +107,23 @@ func (c *connection) end() ([]byte, error) {
 	if c.listener == nil {
 		return nil, nil
 	}
-	if c.hold != nil && !c.listener.Judged() {
-		return nil, errUnheard
+	if c.listener.Judged() || c.released() {
+		return c.listener.End()
 	}
-	return c.listener.End()
+	return nil, errUnheard
+}
+
+// released reports whether what comes from outside may reach the guest.
+func (c *connection) released() bool {
+	if c.hold == nil {
+		return true
+	}
+	select {
+	case <-c.hold:
+		return true
+	default:
+		return false
+	}
 }
 
 // finish notes, for learning, a connection in which the guest never spoke. Both
@@ -135,8 +148,11 @@ func (c *connection) allowed() bool {
 	if verdict.Allow && verdict.Inspect && c.listener == nil {
 		verdict = c.unheard(flow, verdict)
 	}
-	if !verdict.Allow {
+	switch {
+	case !verdict.Allow:
 		c.net.note(flow, verdict)
+	case !verdict.Hold:
+		c.release()
 	}
 	return verdict.Allow
 }

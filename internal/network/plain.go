@@ -144,34 +144,37 @@ func addressesIn(answer []byte, name string) []found {
 			return all
 		}
 		ttl, ours := ttls[strings.ToLower(h.Name.String())]
-		ttl = min(ttl, h.TTL)
 		if !ours || h.Class != dnsmessage.ClassINET {
 			h.Type = 0
 		}
-		switch h.Type {
-		case dnsmessage.TypeA:
-			r, err := p.AResource()
-			if err != nil {
-				return all
-			}
-			all = append(all, found{netip.AddrFrom4(r.A), time.Duration(ttl) * time.Second})
-		case dnsmessage.TypeAAAA:
-			r, err := p.AAAAResource()
-			if err != nil {
-				return all
-			}
-			all = append(all, found{netip.AddrFrom16(r.AAAA), time.Duration(ttl) * time.Second})
-		case dnsmessage.TypeCNAME:
-			r, err := p.CNAMEResource()
-			if err != nil {
-				return all
-			}
-			ttls[strings.ToLower(r.CNAME.String())] = ttl
-		default:
-			if p.SkipAnswer() != nil {
-				return all
-			}
+		ttl = min(ttl, h.TTL)
+		addr, alias, err := target(&p, h.Type)
+		if err != nil {
+			return all
+		}
+		if alias != "" {
+			ttls[alias] = ttl
+		}
+		if addr.IsValid() {
+			all = append(all, found{addr, time.Duration(ttl) * time.Second})
 		}
 	}
 	return all
+}
+
+// target reads the next record of an answer, which is of a kind: an address, or the
+// name, in lower case, that it is an alias of. Other kinds give neither.
+func target(p *dnsmessage.Parser, kind dnsmessage.Type) (addr netip.Addr, alias string, err error) {
+	switch kind {
+	case dnsmessage.TypeA:
+		r, err := p.AResource()
+		return netip.AddrFrom4(r.A), "", err
+	case dnsmessage.TypeAAAA:
+		r, err := p.AAAAResource()
+		return netip.AddrFrom16(r.AAAA), "", err
+	case dnsmessage.TypeCNAME:
+		r, err := p.CNAMEResource()
+		return netip.Addr{}, strings.ToLower(r.CNAME.String()), err
+	}
+	return netip.Addr{}, "", p.SkipAnswer()
 }

@@ -80,7 +80,12 @@ func (n *Network) acceptTCP(request *tcp.ForwarderRequest) {
 		return
 	}
 	defer n.budget.give(size)
-	flow := n.flow(policy.ProtoTCP, dst)
+	n.forward(request, n.flow(policy.ProtoTCP, dst), size)
+}
+
+// forward carries a connection whose buffers have size bytes each, if the policy
+// allows it.
+func (n *Network) forward(request *tcp.ForwarderRequest, flow policy.Flow, size int) {
 	verdict := n.decide(flow)
 	if !verdict.Allow {
 		request.Complete(true)
@@ -88,7 +93,7 @@ func (n *Network) acceptTCP(request *tcp.ForwarderRequest) {
 	}
 	outside, err := n.dialTCP(flow, size)
 	if err != nil {
-		n.failed(dst, err)
+		n.failed(flow.Dst, err)
 		request.Complete(true)
 		return
 	}

@@ -18,6 +18,9 @@ type request struct {
 // maxMethod is the longest method that is taken for one, in bytes.
 const maxMethod = 32
 
+// maxHost is the longest host that is taken for one, in bytes.
+const maxHost = 255
+
 // wholeHead returns the lines up to and with an empty one. It is broken as soon as
 // it cannot become the head of a request, or fields, any more.
 func wholeHead(p []byte) ([]byte, progress) {
@@ -105,9 +108,10 @@ func parseRequest(head []byte) (r request, ok bool) {
 	return r, r.frame(fields, version)
 }
 
-// plainHost refuses hosts that a server might cut elsewhere.
+// plainHost refuses hosts that a server might cut elsewhere, and what is longer than
+// any name.
 func plainHost(host string) bool {
-	return !strings.ContainsAny(host, " \t,;/\\@?#%")
+	return len(host) <= maxHost && !strings.ContainsAny(host, " \t,;/\\@?#%")
 }
 
 // targetFits reports whether the target of a request says nothing of another host.

@@ -100,5 +100,5 @@ func nameExtension(data cryptobyte.String) (string, bool) {
 		return "", false
 	}
 	host := string(name)
-	return host, !strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+	return host, len(host) <= maxHost && !strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }
