@@ -33,7 +33,7 @@ func sample(name string) VM {
 		WantDriver: "auto", WantAccel: "tcg", Driver: "qemu", Accel: "tcg", Confinement: []string{"seccomp"},
 		Ready: banger.GradeSystem, FailedUnits: []string{"a.service"}, Created: time.UnixMilli(1000),
 		Started: time.UnixMilli(2000), MachineID: "m", HostKey: []byte("pem"),
-		Cold: true, Origin: "boot", TemplateError: "e",
+		Cold: true, Origin: "boot", TemplateError: "e", Policy: "p", PolicyRevision: 3,
 	}
 }
 

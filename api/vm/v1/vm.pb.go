@@ -69,8 +69,13 @@ type Spec struct {
 	// Why a template that was there is not used; the supervisor repeats it in its
 	// status. Only without template.
 	TemplateError string `protobuf:"bytes,21,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// What the VM may reach, if nat lets it out; unset: all that is not refused
+	// always.
+	Policy *Policy `protobuf:"bytes,60,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Counts the policies of the VM: a later one has a higher number.
+	PolicyRevision int64 `protobuf:"varint,61,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Spec) Reset() {
@@ -250,6 +255,81 @@ func (x *Spec) GetTemplateError() string {
 	return ""
 }
 
+func (x *Spec) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *Spec) GetPolicyRevision() int64 {
+	if x != nil {
+		return x.PolicyRevision
+	}
+	return 0
+}
+
+// Policy is banger.v1.Policy, with rules of every kind.
+type Policy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Default       string                 `protobuf:"bytes,1,opt,name=default,proto3" json:"default,omitempty"`
+	Rules         []string               `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	Learn         bool                   `protobuf:"varint,3,opt,name=learn,proto3" json:"learn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Policy) GetDefault() string {
+	if x != nil {
+		return x.Default
+	}
+	return ""
+}
+
+func (x *Policy) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Policy) GetLearn() bool {
+	if x != nil {
+		return x.Learn
+	}
+	return false
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -258,7 +338,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[1]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +350,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[1]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,7 +363,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{1}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{2}
 }
 
 type WatchRequest struct {
@@ -294,7 +374,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -306,7 +386,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -319,7 +399,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{2}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{3}
 }
 
 type StatusResponse struct {
@@ -350,13 +430,15 @@ type StatusResponse struct {
 	Origin string `protobuf:"bytes,16,opt,name=origin,proto3" json:"origin,omitempty"`
 	// Why a template was asked for and not used; empty otherwise.
 	TemplateError string `protobuf:"bytes,17,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Revision of the policy in force; 0 before it has a network.
+	PolicyRevision int64 `protobuf:"varint,60,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -368,7 +450,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -381,7 +463,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{3}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StatusResponse) GetId() string {
@@ -503,6 +585,13 @@ func (x *StatusResponse) GetTemplateError() string {
 	return ""
 }
 
+func (x *StatusResponse) GetPolicyRevision() int64 {
+	if x != nil {
+		return x.PolicyRevision
+	}
+	return 0
+}
+
 type StopRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TimeoutMs     int64                  `protobuf:"varint,1,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
@@ -512,7 +601,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -524,7 +613,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -537,7 +626,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{4}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StopRequest) GetTimeoutMs() int64 {
@@ -557,7 +646,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +658,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +671,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{5}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StopResponse) GetClean() bool {
@@ -600,7 +689,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +701,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +714,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{6}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{7}
 }
 
 type KillResponse struct {
@@ -636,7 +725,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +737,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +750,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{7}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{8}
 }
 
 type ClaimRequest struct {
@@ -675,7 +764,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +776,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +789,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{8}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ClaimRequest) GetSpec() *Spec {
@@ -719,7 +808,7 @@ type ClaimResponse struct {
 
 func (x *ClaimResponse) Reset() {
 	*x = ClaimResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +820,7 @@ func (x *ClaimResponse) String() string {
 func (*ClaimResponse) ProtoMessage() {}
 
 func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +833,7 @@ func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
 func (*ClaimResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{9}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ClaimResponse) GetStatus() *StatusResponse {
@@ -754,11 +843,196 @@ func (x *ClaimResponse) GetStatus() *StatusResponse {
 	return nil
 }
 
+type SetPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nat           bool                   `protobuf:"varint,1,opt,name=nat,proto3" json:"nat,omitempty"`
+	Policy        *Policy                `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyRequest) Reset() {
+	*x = SetPolicyRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyRequest) ProtoMessage() {}
+
+func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SetPolicyRequest) GetNat() bool {
+	if x != nil {
+		return x.Nat
+	}
+	return false
+}
+
+func (x *SetPolicyRequest) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *SetPolicyRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type SetPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyResponse) Reset() {
+	*x = SetPolicyResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyResponse) ProtoMessage() {}
+
+func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{12}
+}
+
+type RefusalsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusalsRequest) Reset() {
+	*x = RefusalsRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusalsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusalsRequest) ProtoMessage() {}
+
+func (x *RefusalsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusalsRequest.ProtoReflect.Descriptor instead.
+func (*RefusalsRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{13}
+}
+
+type RefusalsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By reason, since the supervisor was started.
+	Refused       map[string]uint64 `protobuf:"bytes,1,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	WouldRefuse   uint64            `protobuf:"varint,2,opt,name=would_refuse,json=wouldRefuse,proto3" json:"would_refuse,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusalsResponse) Reset() {
+	*x = RefusalsResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusalsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusalsResponse) ProtoMessage() {}
+
+func (x *RefusalsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusalsResponse.ProtoReflect.Descriptor instead.
+func (*RefusalsResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RefusalsResponse) GetRefused() map[string]uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *RefusalsResponse) GetWouldRefuse() uint64 {
+	if x != nil {
+		return x.WouldRefuse
+	}
+	return 0
+}
+
 var File_banger_vm_v1_vm_proto protoreflect.FileDescriptor
 
 const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\n" +
-	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\xc5\x04\n" +
+	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\x9c\x05\n" +
 	"\x04Spec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -782,9 +1056,15 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x05build\x18\x12 \x01(\tR\x05build\x12\x1a\n" +
 	"\breadable\x18\x13 \x03(\tR\breadable\x12\x1a\n" +
 	"\btemplate\x18\x14 \x01(\tR\btemplate\x12%\n" +
-	"\x0etemplate_error\x18\x15 \x01(\tR\rtemplateError\"\x0f\n" +
+	"\x0etemplate_error\x18\x15 \x01(\tR\rtemplateError\x12,\n" +
+	"\x06policy\x18< \x01(\v2\x14.banger.vm.v1.PolicyR\x06policy\x12'\n" +
+	"\x0fpolicy_revision\x18= \x01(\x03R\x0epolicyRevision\"N\n" +
+	"\x06Policy\x12\x18\n" +
+	"\adefault\x18\x01 \x01(\tR\adefault\x12\x14\n" +
+	"\x05rules\x18\x02 \x03(\tR\x05rules\x12\x14\n" +
+	"\x05learn\x18\x03 \x01(\bR\x05learn\"\x0f\n" +
 	"\rStatusRequest\"\x0e\n" +
-	"\fWatchRequest\"\xd7\x03\n" +
+	"\fWatchRequest\"\x80\x04\n" +
 	"\x0eStatusResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
@@ -803,7 +1083,8 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\tsuccessor\x18\x0e \x01(\bR\tsuccessor\x12 \n" +
 	"\vconnections\x18\x0f \x01(\x05R\vconnections\x12\x16\n" +
 	"\x06origin\x18\x10 \x01(\tR\x06origin\x12%\n" +
-	"\x0etemplate_error\x18\x11 \x01(\tR\rtemplateError\",\n" +
+	"\x0etemplate_error\x18\x11 \x01(\tR\rtemplateError\x12'\n" +
+	"\x0fpolicy_revision\x18< \x01(\x03R\x0epolicyRevision\",\n" +
 	"\vStopRequest\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x01 \x01(\x03R\ttimeoutMs\"$\n" +
@@ -814,14 +1095,28 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\fClaimRequest\x12&\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.banger.vm.v1.SpecR\x04spec\"E\n" +
 	"\rClaimResponse\x124\n" +
-	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status2\xd6\x02\n" +
+	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status\"n\n" +
+	"\x10SetPolicyRequest\x12\x10\n" +
+	"\x03nat\x18\x01 \x01(\bR\x03nat\x12,\n" +
+	"\x06policy\x18\x02 \x01(\v2\x14.banger.vm.v1.PolicyR\x06policy\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"\x13\n" +
+	"\x11SetPolicyResponse\"\x11\n" +
+	"\x0fRefusalsRequest\"\xb8\x01\n" +
+	"\x10RefusalsResponse\x12E\n" +
+	"\arefused\x18\x01 \x03(\v2+.banger.vm.v1.RefusalsResponse.RefusedEntryR\arefused\x12!\n" +
+	"\fwould_refuse\x18\x02 \x01(\x04R\vwouldRefuse\x1a:\n" +
+	"\fRefusedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x012\xef\x03\n" +
 	"\n" +
 	"Supervisor\x12C\n" +
 	"\x06Status\x12\x1b.banger.vm.v1.StatusRequest\x1a\x1c.banger.vm.v1.StatusResponse\x12C\n" +
 	"\x05Watch\x12\x1a.banger.vm.v1.WatchRequest\x1a\x1c.banger.vm.v1.StatusResponse0\x01\x12=\n" +
 	"\x04Stop\x12\x19.banger.vm.v1.StopRequest\x1a\x1a.banger.vm.v1.StopResponse\x12=\n" +
 	"\x04Kill\x12\x19.banger.vm.v1.KillRequest\x1a\x1a.banger.vm.v1.KillResponse\x12@\n" +
-	"\x05Claim\x12\x1a.banger.vm.v1.ClaimRequest\x1a\x1b.banger.vm.v1.ClaimResponseB-Z+github.com/banger-dev/banger/api/vm/v1;vmv1b\x06proto3"
+	"\x05Claim\x12\x1a.banger.vm.v1.ClaimRequest\x1a\x1b.banger.vm.v1.ClaimResponse\x12L\n" +
+	"\tSetPolicy\x12\x1e.banger.vm.v1.SetPolicyRequest\x1a\x1f.banger.vm.v1.SetPolicyResponse\x12I\n" +
+	"\bRefusals\x12\x1d.banger.vm.v1.RefusalsRequest\x1a\x1e.banger.vm.v1.RefusalsResponseB-Z+github.com/banger-dev/banger/api/vm/v1;vmv1b\x06proto3"
 
 var (
 	file_banger_vm_v1_vm_proto_rawDescOnce sync.Once
@@ -835,37 +1130,50 @@ func file_banger_vm_v1_vm_proto_rawDescGZIP() []byte {
 	return file_banger_vm_v1_vm_proto_rawDescData
 }
 
-var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_banger_vm_v1_vm_proto_goTypes = []any{
-	(*Spec)(nil),           // 0: banger.vm.v1.Spec
-	(*StatusRequest)(nil),  // 1: banger.vm.v1.StatusRequest
-	(*WatchRequest)(nil),   // 2: banger.vm.v1.WatchRequest
-	(*StatusResponse)(nil), // 3: banger.vm.v1.StatusResponse
-	(*StopRequest)(nil),    // 4: banger.vm.v1.StopRequest
-	(*StopResponse)(nil),   // 5: banger.vm.v1.StopResponse
-	(*KillRequest)(nil),    // 6: banger.vm.v1.KillRequest
-	(*KillResponse)(nil),   // 7: banger.vm.v1.KillResponse
-	(*ClaimRequest)(nil),   // 8: banger.vm.v1.ClaimRequest
-	(*ClaimResponse)(nil),  // 9: banger.vm.v1.ClaimResponse
+	(*Spec)(nil),              // 0: banger.vm.v1.Spec
+	(*Policy)(nil),            // 1: banger.vm.v1.Policy
+	(*StatusRequest)(nil),     // 2: banger.vm.v1.StatusRequest
+	(*WatchRequest)(nil),      // 3: banger.vm.v1.WatchRequest
+	(*StatusResponse)(nil),    // 4: banger.vm.v1.StatusResponse
+	(*StopRequest)(nil),       // 5: banger.vm.v1.StopRequest
+	(*StopResponse)(nil),      // 6: banger.vm.v1.StopResponse
+	(*KillRequest)(nil),       // 7: banger.vm.v1.KillRequest
+	(*KillResponse)(nil),      // 8: banger.vm.v1.KillResponse
+	(*ClaimRequest)(nil),      // 9: banger.vm.v1.ClaimRequest
+	(*ClaimResponse)(nil),     // 10: banger.vm.v1.ClaimResponse
+	(*SetPolicyRequest)(nil),  // 11: banger.vm.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil), // 12: banger.vm.v1.SetPolicyResponse
+	(*RefusalsRequest)(nil),   // 13: banger.vm.v1.RefusalsRequest
+	(*RefusalsResponse)(nil),  // 14: banger.vm.v1.RefusalsResponse
+	nil,                       // 15: banger.vm.v1.RefusalsResponse.RefusedEntry
 }
 var file_banger_vm_v1_vm_proto_depIdxs = []int32{
-	0, // 0: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
-	3, // 1: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
-	1, // 2: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
-	2, // 3: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
-	4, // 4: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
-	6, // 5: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
-	8, // 6: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
-	3, // 7: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
-	3, // 8: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
-	5, // 9: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
-	7, // 10: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
-	9, // 11: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
-	7, // [7:12] is the sub-list for method output_type
-	2, // [2:7] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	1,  // 0: banger.vm.v1.Spec.policy:type_name -> banger.vm.v1.Policy
+	0,  // 1: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
+	4,  // 2: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
+	1,  // 3: banger.vm.v1.SetPolicyRequest.policy:type_name -> banger.vm.v1.Policy
+	15, // 4: banger.vm.v1.RefusalsResponse.refused:type_name -> banger.vm.v1.RefusalsResponse.RefusedEntry
+	2,  // 5: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
+	3,  // 6: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
+	5,  // 7: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
+	7,  // 8: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
+	9,  // 9: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
+	11, // 10: banger.vm.v1.Supervisor.SetPolicy:input_type -> banger.vm.v1.SetPolicyRequest
+	13, // 11: banger.vm.v1.Supervisor.Refusals:input_type -> banger.vm.v1.RefusalsRequest
+	4,  // 12: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
+	4,  // 13: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
+	6,  // 14: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
+	8,  // 15: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
+	10, // 16: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
+	12, // 17: banger.vm.v1.Supervisor.SetPolicy:output_type -> banger.vm.v1.SetPolicyResponse
+	14, // 18: banger.vm.v1.Supervisor.Refusals:output_type -> banger.vm.v1.RefusalsResponse
+	12, // [12:19] is the sub-list for method output_type
+	5,  // [5:12] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_banger_vm_v1_vm_proto_init() }
@@ -879,7 +1187,7 @@ func file_banger_vm_v1_vm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_vm_v1_vm_proto_rawDesc), len(file_banger_vm_v1_vm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

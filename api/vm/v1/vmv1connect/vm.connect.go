@@ -49,6 +49,10 @@ const (
 	SupervisorKillProcedure = "/banger.vm.v1.Supervisor/Kill"
 	// SupervisorClaimProcedure is the fully-qualified name of the Supervisor's Claim RPC.
 	SupervisorClaimProcedure = "/banger.vm.v1.Supervisor/Claim"
+	// SupervisorSetPolicyProcedure is the fully-qualified name of the Supervisor's SetPolicy RPC.
+	SupervisorSetPolicyProcedure = "/banger.vm.v1.Supervisor/SetPolicy"
+	// SupervisorRefusalsProcedure is the fully-qualified name of the Supervisor's Refusals RPC.
+	SupervisorRefusalsProcedure = "/banger.vm.v1.Supervisor/Refusals"
 )
 
 // SupervisorClient is a client for the banger.vm.v1.Supervisor service.
@@ -67,6 +71,12 @@ type SupervisorClient interface {
 	// with the status of then. A supervisor that is no spare, or not one any more,
 	// refuses; one that fails ends its VMM and itself.
 	Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error)
+	// SetPolicy puts a policy in force, unless it has one of the same revision or a
+	// later one. It returns when the flows that it forbids have ended. bangerd has
+	// put it into spec.json before, for a successor.
+	SetPolicy(context.Context, *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error)
+	// Refusals returns how much the policy refused.
+	Refusals(context.Context, *connect.Request[v1.RefusalsRequest]) (*connect.Response[v1.RefusalsResponse], error)
 }
 
 // NewSupervisorClient constructs a client for the banger.vm.v1.Supervisor service. By default, it
@@ -110,16 +120,30 @@ func NewSupervisorClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(supervisorMethods.ByName("Claim")),
 			connect.WithClientOptions(opts...),
 		),
+		setPolicy: connect.NewClient[v1.SetPolicyRequest, v1.SetPolicyResponse](
+			httpClient,
+			baseURL+SupervisorSetPolicyProcedure,
+			connect.WithSchema(supervisorMethods.ByName("SetPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		refusals: connect.NewClient[v1.RefusalsRequest, v1.RefusalsResponse](
+			httpClient,
+			baseURL+SupervisorRefusalsProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Refusals")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // supervisorClient implements SupervisorClient.
 type supervisorClient struct {
-	status *connect.Client[v1.StatusRequest, v1.StatusResponse]
-	watch  *connect.Client[v1.WatchRequest, v1.StatusResponse]
-	stop   *connect.Client[v1.StopRequest, v1.StopResponse]
-	kill   *connect.Client[v1.KillRequest, v1.KillResponse]
-	claim  *connect.Client[v1.ClaimRequest, v1.ClaimResponse]
+	status    *connect.Client[v1.StatusRequest, v1.StatusResponse]
+	watch     *connect.Client[v1.WatchRequest, v1.StatusResponse]
+	stop      *connect.Client[v1.StopRequest, v1.StopResponse]
+	kill      *connect.Client[v1.KillRequest, v1.KillResponse]
+	claim     *connect.Client[v1.ClaimRequest, v1.ClaimResponse]
+	setPolicy *connect.Client[v1.SetPolicyRequest, v1.SetPolicyResponse]
+	refusals  *connect.Client[v1.RefusalsRequest, v1.RefusalsResponse]
 }
 
 // Status calls banger.vm.v1.Supervisor.Status.
@@ -147,6 +171,16 @@ func (c *supervisorClient) Claim(ctx context.Context, req *connect.Request[v1.Cl
 	return c.claim.CallUnary(ctx, req)
 }
 
+// SetPolicy calls banger.vm.v1.Supervisor.SetPolicy.
+func (c *supervisorClient) SetPolicy(ctx context.Context, req *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error) {
+	return c.setPolicy.CallUnary(ctx, req)
+}
+
+// Refusals calls banger.vm.v1.Supervisor.Refusals.
+func (c *supervisorClient) Refusals(ctx context.Context, req *connect.Request[v1.RefusalsRequest]) (*connect.Response[v1.RefusalsResponse], error) {
+	return c.refusals.CallUnary(ctx, req)
+}
+
 // SupervisorHandler is an implementation of the banger.vm.v1.Supervisor service.
 type SupervisorHandler interface {
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
@@ -163,6 +197,12 @@ type SupervisorHandler interface {
 	// with the status of then. A supervisor that is no spare, or not one any more,
 	// refuses; one that fails ends its VMM and itself.
 	Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error)
+	// SetPolicy puts a policy in force, unless it has one of the same revision or a
+	// later one. It returns when the flows that it forbids have ended. bangerd has
+	// put it into spec.json before, for a successor.
+	SetPolicy(context.Context, *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error)
+	// Refusals returns how much the policy refused.
+	Refusals(context.Context, *connect.Request[v1.RefusalsRequest]) (*connect.Response[v1.RefusalsResponse], error)
 }
 
 // NewSupervisorHandler builds an HTTP handler from the service implementation. It returns the path
@@ -202,6 +242,18 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(supervisorMethods.ByName("Claim")),
 		connect.WithHandlerOptions(opts...),
 	)
+	supervisorSetPolicyHandler := connect.NewUnaryHandler(
+		SupervisorSetPolicyProcedure,
+		svc.SetPolicy,
+		connect.WithSchema(supervisorMethods.ByName("SetPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	supervisorRefusalsHandler := connect.NewUnaryHandler(
+		SupervisorRefusalsProcedure,
+		svc.Refusals,
+		connect.WithSchema(supervisorMethods.ByName("Refusals")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/banger.vm.v1.Supervisor/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SupervisorStatusProcedure:
@@ -214,6 +266,10 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 			supervisorKillHandler.ServeHTTP(w, r)
 		case SupervisorClaimProcedure:
 			supervisorClaimHandler.ServeHTTP(w, r)
+		case SupervisorSetPolicyProcedure:
+			supervisorSetPolicyHandler.ServeHTTP(w, r)
+		case SupervisorRefusalsProcedure:
+			supervisorRefusalsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -241,4 +297,12 @@ func (UnimplementedSupervisorHandler) Kill(context.Context, *connect.Request[v1.
 
 func (UnimplementedSupervisorHandler) Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Claim is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) SetPolicy(context.Context, *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.SetPolicy is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Refusals(context.Context, *connect.Request[v1.RefusalsRequest]) (*connect.Response[v1.RefusalsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Refusals is not implemented"))
 }
