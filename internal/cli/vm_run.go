@@ -41,6 +41,7 @@ func (a *App) newVMRun(run func(context.Context, *vmRunOptions) error) *cobra.Co
 			"banger run --rm -- uname -a                 # a command; the VM is gone after it",
 			"banger run --name dev --memory 4G --vcpu 2",
 			"banger run --rm --nat=false -- ./untrusted  # nothing leaves the VM",
+			"banger run --rm --allow '*.debian.org' -- apt-get update",
 			"tar c src | banger run --rm -- sh -c 'tar x && make -C src'"),
 		Annotations: map[string]string{guestCommand: "yes"},
 		Args:        cobra.ArbitraryArgs,
