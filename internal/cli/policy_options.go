@@ -24,7 +24,8 @@ const policyHelp = "A policy is an ordered list of rules, of which the first tha
 	"  203.0.113.7:22        an address, or a network as 198.51.100.0/24; any port without one\n\n" +
 	"A name counts for the addresses that the VM's own name server answered for it, and what\n" +
 	"is sent must be for that name: TLS by its server name, HTTP by the Host of every request.\n" +
-	"Other names are not there (NXDOMAIN), neither is QUIC, nor records such as TXT and HTTPS.\n" +
+	"What says no name (HTTP/2 and WebSockets without TLS, databases, mail) needs /tcp. Other\n" +
+	"names are not there (NXDOMAIN), neither is QUIC, nor records such as TXT and HTTPS.\n" +
 	"This machine, private and link-local networks are refused always, unless --allow or\n" +
 	"config.toml name them by address.\n\n" +
 	"What it cannot stop: a server behind an allowed name that passes requests on (fronting),\n" +

@@ -340,3 +340,57 @@ func TestPolicyIsLearned(t *testing.T) {
 	h.must("vm", "policy", "set", "learner", file)
 	run("learner")
 }
+
+// TestSpareHasThePolicy: a VM that is made from a spare is under its policy from its
+// first command on.
+func TestSpareHasThePolicy(t *testing.T) {
+	h, w := newHome(t), newWorld(t)
+	h.configure(fmt.Sprintf("%s[network]\nallow_private = [%q]\ndns_upstream = %q\n", spareConfig, w.addr+"/32", w.nameServer))
+	h.must("image", "warm")
+	h.awaitSpare()
+	h.must("vm", "create", "--name", "dev", "--allow", fmt.Sprintf("good.example:%d", w.http))
+	if began := h.must("vm", "show", "dev"); !strings.Contains(began, "began by:     spare") || !strings.Contains(began, "policy:       default deny, 1 rule") {
+		t.Errorf("%s", began)
+	}
+	do := func(name string) string { return fmt.Sprintf("http,%s,%s,%d", name, name, w.http) }
+	if got := h.reach("dev", do("good.example"), do("other.example"), do(w.addr)); got[0] != "hello from good.example" ||
+		got[1] != "failed gaierror" || got[2] != "failed ConnectionRefusedError" && got[2] != "failed ConnectionResetError" {
+		t.Errorf("%q", got)
+	}
+	// The config keeps the host's address out of the refused ranges; the command
+	// line does it by itself.
+	h.configure(spareConfig)
+	h.awaitSpare()
+	h.must("vm", "create", "--name", "literal", "--allow", fmt.Sprintf("%s:%d", w.addr, w.http))
+	if got := h.reach("literal", do(w.addr), fmt.Sprintf("tls,%s,x,%d", w.addr, w.tls)); got[0] != "hello from "+w.addr || got[1] != "failed ConnectionRefusedError" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestPolicyOverTheSupervisorsDeath: a supervisor that dies just before it puts a new
+// policy in force has a successor that is under it.
+func TestPolicyOverTheSupervisorsDeath(t *testing.T) {
+	h, w := newWorldHome(t)
+	h.env = append(h.env, "BANGER_FAULT=policy.apply=kill-self")
+	h.must("vm", "create", "--name", "dev")
+	do := func(name string) string { return fmt.Sprintf("http,%s,%s,%d", name, name, w.http) }
+	if got := h.reach("dev", do("other.example")); got[0] != "hello from other.example" {
+		t.Fatalf("%q", got)
+	}
+	before := h.show("dev")
+	h.run("vm", "policy", "set", "dev", "--allow", fmt.Sprintf("good.example:%d", w.http)) // the supervisor dies under it
+	eventually(t, "the policy is in force", func() bool {
+		var now struct {
+			InForce bool     `json:"in_force"`
+			Rules   []string `json:"rules"`
+		}
+		must(t, json.Unmarshal([]byte(h.must("vm", "policy", "show", "--json", "dev")), &now))
+		return now.InForce && len(now.Rules) == 1
+	})
+	if after := h.show("dev"); after.SupervisorPID == before.SupervisorPID || after.VMMPID != before.VMMPID {
+		t.Errorf("supervisor %d then %d, VMM %d then %d", before.SupervisorPID, after.SupervisorPID, before.VMMPID, after.VMMPID)
+	}
+	if got := h.reach("dev", do("good.example"), do("other.example")); got[0] != "hello from good.example" || got[1] != "failed gaierror" {
+		t.Errorf("%q", got)
+	}
+}
