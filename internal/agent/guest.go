@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -37,6 +38,8 @@ type guest struct {
 	known      bool
 	boot       *agentv1.Boot
 	ssh        *sshd.Server
+	// late is to be done before a stream is served; nil: nothing.
+	late *settling
 
 	// online is closed when the root is complete and the network has been set up,
 	// or could not be. Until then no command is run.
@@ -65,14 +68,11 @@ func (g *guest) Boot(payload []byte) {
 		g.log.Error("boot message is not readable", "cause", err)
 		return
 	}
-	if g.isTemplate() && !boot.Template {
-		if err := identity.Resume(boot); err != nil {
-			g.log.Error("this copy of a template takes no commands: it is not its own", "cause", err)
-			return
-		}
-	}
-	if err := identity.Apply(boot); err != nil {
-		g.log.Error("identity is not complete", "cause", err)
+	apply, late := g.ways(boot)
+	err := apply(boot)
+	g.failed(err)
+	if errors.Is(err, identity.ErrNotOwn) {
+		return
 	}
 	select {
 	case <-g.online:
@@ -82,14 +82,26 @@ func (g *guest) Boot(payload []byte) {
 	g.rpc.SetTemplate(boot.Template)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.boot, g.ssh, g.known = boot, nil, true
+	g.boot, g.ssh, g.known, g.late = boot, nil, true, late
 }
 
-// isTemplate reports whether the guest is nobody's yet.
-func (g *guest) isTemplate() bool {
+// settling is what is left to do of a Boot behind the answer to it.
+type settling struct {
+	boot  *agentv1.Boot
+	heard time.Time
+	done  chan struct{} // closed when it is, or could not be
+}
+
+// ways is how boot is applied, and what is left of it for later.
+func (g *guest) ways(boot *agentv1.Boot) (apply func(*agentv1.Boot) error, late *settling) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.known && g.boot.Template
+	copied := g.known && g.boot.Template && !boot.Template
+	// A doorbell may have been given up before all was done.
+	if !copied && g.late == nil {
+		return identity.Apply, nil
+	}
+	return identity.Resume, &settling{boot: boot, heard: time.Now(), done: make(chan struct{})}
 }
 
 // connect sets the network up. A copy of a guest has that of its original
@@ -117,6 +129,7 @@ func (g *guest) connect(n *agentv1.Network) {
 // when the identity is applied: the image's init takes the processor for
 // seconds, and the host waits for an answer.
 func (g *guest) Started() {
+	g.settle()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.known || g.identified == nil {
@@ -136,8 +149,43 @@ func (g *guest) Started() {
 	g.rpc.Identified()
 }
 
+// settle does what is left to do of a Boot.
+func (g *guest) settle() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.late == nil {
+		return
+	}
+	err := identity.Settle(g.late.boot, g.late.heard)
+	g.failed(err)
+	g.known = g.known && !errors.Is(err, identity.ErrNotOwn)
+	close(g.late.done)
+	g.late = nil
+}
+
+// failed says what could not be done of a Boot.
+func (g *guest) failed(err error) {
+	switch {
+	case errors.Is(err, identity.ErrNotOwn):
+		g.log.Error("this guest takes no commands", "cause", err)
+	case err != nil:
+		g.log.Error("identity is not complete", "cause", err)
+	}
+}
+
+// awaitSettled returns when nothing of a Boot is left to do.
+func (g *guest) awaitSettled() {
+	g.mu.Lock()
+	late := g.late
+	g.mu.Unlock()
+	if late != nil {
+		<-late.done
+	}
+}
+
 // Stream implements link.Handler.
 func (g *guest) Stream(conn net.Conn, port uint32, broken func() bool) {
+	g.awaitSettled()
 	if !g.serves(port) {
 		abort(conn)
 		return

@@ -757,7 +757,10 @@ type ClaimRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its machine is that of the spare: only who the VM is, and what it may reach,
 	// is new.
-	Spec          *Spec `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Spec *Spec `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// The VM means nothing after the host has gone down: its spec need not be on the
+	// disk when the answer comes.
+	Lazy          bool `protobuf:"varint,2,opt,name=lazy,proto3" json:"lazy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -797,6 +800,13 @@ func (x *ClaimRequest) GetSpec() *Spec {
 		return x.Spec
 	}
 	return nil
+}
+
+func (x *ClaimRequest) GetLazy() bool {
+	if x != nil {
+		return x.Lazy
+	}
+	return false
 }
 
 type ClaimResponse struct {
@@ -1091,9 +1101,10 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\fStopResponse\x12\x14\n" +
 	"\x05clean\x18\x01 \x01(\bR\x05clean\"\r\n" +
 	"\vKillRequest\"\x0e\n" +
-	"\fKillResponse\"6\n" +
+	"\fKillResponse\"J\n" +
 	"\fClaimRequest\x12&\n" +
-	"\x04spec\x18\x01 \x01(\v2\x12.banger.vm.v1.SpecR\x04spec\"E\n" +
+	"\x04spec\x18\x01 \x01(\v2\x12.banger.vm.v1.SpecR\x04spec\x12\x12\n" +
+	"\x04lazy\x18\x02 \x01(\bR\x04lazy\"E\n" +
 	"\rClaimResponse\x124\n" +
 	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status\"n\n" +
 	"\x10SetPolicyRequest\x12\x10\n" +
