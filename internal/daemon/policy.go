@@ -218,7 +218,7 @@ func (m *machine) writePolicy() error {
 		return err
 	}
 	spec.Policy, spec.Nat, spec.PolicyRevision = specPolicy(rules), rec.NAT, rec.PolicyRevision
-	return writeSpec(m.dir, spec)
+	return writeSpec(m.dir, spec, rec.Ephemeral)
 }
 
 // pushPolicy tells a supervisor the record's policy.
