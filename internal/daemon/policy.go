@@ -189,7 +189,7 @@ func (m *machine) applyPolicy(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, policyTime, errNotReady)
 	defer cancel()
-	err := m.await(ctx, func(v view) bool { return v.client != nil && v.status.GetState() == "running" }, func() {})
+	err := m.await(ctx, func(v view) bool { return v.client != nil && underPolicy(v.status) }, func() {})
 	if errors.Is(err, errDied) {
 		return nil
 	}
@@ -201,6 +201,12 @@ func (m *machine) applyPolicy(ctx context.Context) error {
 			WithHint("banger vm policy show %s", m.look().rec.Name)
 	}
 	return nil
+}
+
+// underPolicy reports whether a supervisor has a network, whose policy counts.
+func underPolicy(now *vmv1.StatusResponse) bool {
+	state := now.GetState()
+	return state != "" && state != "starting" && state != "spare" && state != "stopped"
 }
 
 // writePolicy puts the record's policy into spec.json, if that has an older one.

@@ -52,7 +52,7 @@ func (d *Daemon) getPolicy(ctx context.Context, ref string) (*bangerv1.GetPolicy
 		return nil, err
 	}
 	out := &bangerv1.GetPolicyResponse{Vm: now.proto(m.dir), Policy: shownPolicy(rules)}
-	if now.client == nil || now.status.GetState() != "running" {
+	if now.client == nil || !underPolicy(now.status) {
 		return out, nil
 	}
 	out.InForce = now.status.PolicyRevision == now.rec.PolicyRevision

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -62,6 +63,15 @@ func TestPolicyOfANewVM(t *testing.T) {
 	}
 	h.agree("dev", "allow example.org", "allow-private 10.1.2.3:80", "deny *.bad.example", "allow 198.51.100.0/24")
 	h.kill()
+	h.start()
+	h.agree("dev", "allow example.org", "allow-private 10.1.2.3:80", "deny *.bad.example", "allow 198.51.100.0/24")
+	// The store is lost: the policy is in the spec, too.
+	h.kill()
+	for _, end := range []string{"", "-wal", "-shm"} {
+		if err := os.Remove(h.home.Store() + end); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
 	h.start()
 	h.agree("dev", "allow example.org", "allow-private 10.1.2.3:80", "deny *.bad.example", "allow 198.51.100.0/24")
 	if vm := h.run("plain"); vm.Policy != "open" || h.specOf("plain").Policy != nil {

@@ -218,7 +218,7 @@ func (m *machine) apply(ctx context.Context, client vmv1connect.SupervisorClient
 	}
 	// After the record: who sees the supervisor sees the state that goes with it.
 	m.set(func() { m.status, m.client = now, client })
-	if now.State == "running" && now.PolicyRevision < m.look().rec.PolicyRevision {
+	if underPolicy(now) && now.PolicyRevision < m.look().rec.PolicyRevision {
 		m.d.work.Go(func() { m.catchUpPolicy(client) })
 	}
 }
