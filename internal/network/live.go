@@ -1,9 +1,11 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/banger-dev/banger/internal/network/speech"
 	"github.com/banger-dev/banger/internal/policy"
@@ -27,6 +29,10 @@ type connection struct {
 	// once.
 	hold    chan struct{}
 	release func()
+	// confirmed is closed when the server has begun to speak what the guest does, or
+	// need not; nil: nobody waits for that.
+	confirmed chan struct{}
+	accept    func()
 
 	mu   sync.Mutex
 	flow policy.Flow
@@ -66,13 +72,14 @@ func (l *connections) review(n *Network) {
 
 // newConnection is a connection that was decided by verdict.
 func (n *Network) newConnection(flow policy.Flow, verdict policy.Verdict) *connection {
-	c := &connection{net: n, flow: flow, release: func() {}}
+	c := &connection{net: n, flow: flow, release: func() {}, accept: func() {}}
 	if verdict.Inspect {
-		c.listener = speech.New(c.judge)
+		c.listener = speech.New(c.judge, verdict.Hold)
 	}
 	if verdict.Hold {
-		c.hold = make(chan struct{})
+		c.hold, c.confirmed = make(chan struct{}), make(chan struct{})
 		c.release = sync.OnceFunc(func() { close(c.hold) })
+		c.accept = sync.OnceFunc(func() { close(c.confirmed) })
 	}
 	return c
 }
@@ -99,6 +106,54 @@ func (c *connection) judge(kind policy.Speech, host string) error {
 	return nil
 }
 
+// confirmTime bounds the wait for the first word of a server that is to confirm
+// what the guest speaks.
+const confirmTime = time.Minute
+
+var errOtherSpeech = errors.New("the server does not speak what the guest does")
+
+// confirm waits until the server has said that it speaks what the guest does, and
+// returns what has waited for that.
+func (c *connection) confirm(ctx context.Context) ([]byte, error) {
+	patience := time.NewTimer(confirmTime)
+	defer patience.Stop()
+	select {
+	case <-c.confirmed:
+		return c.listener.Confirm(), nil
+	case <-patience.C:
+		return nil, errOtherSpeech
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// serverBegins takes what a server sent so far, before any of it reaches the guest.
+// It reports whether that is enough; an error ends the connection.
+func (c *connection) serverBegins(p []byte, ended bool) (enough bool, err error) {
+	flow := c.asked()
+	switch {
+	case isClosed(c.confirmed), flow.Speech != policy.TLS && flow.Speech != policy.SSH:
+	case len(p) < speech.ServerBegin && ended:
+		return false, errOtherSpeech
+	case len(p) < speech.ServerBegin:
+		return false, nil
+	case !speech.Confirms(flow.Speech, p):
+		c.net.note(flow, policy.Verdict{Reason: policy.ReasonHostName, Rule: "the server does not speak " + string(flow.Speech)})
+		return false, errOtherSpeech
+	}
+	c.accept()
+	return true, nil
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // errUnheard: the guest ended its side before it said what the connection is for.
 var errUnheard = errors.New("ended before it said for which host it is")
 
@@ -115,15 +170,7 @@ func (c *connection) end() ([]byte, error) {
 
 // released reports whether what comes from outside may reach the guest.
 func (c *connection) released() bool {
-	if c.hold == nil {
-		return true
-	}
-	select {
-	case <-c.hold:
-		return true
-	default:
-		return false
-	}
+	return c.hold == nil || isClosed(c.hold)
 }
 
 // finish notes, for learning, a connection in which the guest never spoke. Both
@@ -153,6 +200,7 @@ func (c *connection) allowed() bool {
 		c.net.note(flow, verdict)
 	case !verdict.Hold:
 		c.release()
+		c.accept()
 	}
 	return verdict.Allow
 }

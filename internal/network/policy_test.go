@@ -119,7 +119,7 @@ func TestOnlyTheNamesOfTheRules(t *testing.T) {
 		text string
 		ok   bool
 	}{
-		{get("a.example"), true}, {get("A.Example.:80") + get("a.example"), true}, {"SSH-2.0-x\r\n", true},
+		{get("a.example"), true}, {get("A.Example.:80") + get("a.example"), true}, {"SSH-2.0-x\r\nmore", true},
 		{get("b.example"), false}, {get("a.example") + get("b.example"), false}, {"hello\n", false}, {"\x00\x01", false}, {"", false},
 		{"GET / HTTP/1.1\r\nHost: a.exam", false},
 	} {
@@ -167,6 +167,48 @@ func TestServerName(t *testing.T) {
 		}
 	}
 }
+
+// What looks like TLS or SSH to us, and is a line of rubbish before a request to a
+// server of HTTP, is no way to its other hosts.
+func TestTheServerConfirms(t *testing.T) {
+	out := newOutside(t)
+	got := make(chan string, 8)
+	server := out.listen(func(conn *net.TCPConn) {
+		first := make([]byte, 4096)
+		n, _ := conn.Read(first)
+		_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+		rest, _ := io.ReadAll(conn)
+		got <- string(first[:n]) + string(rest)
+	})
+	port := ":" + server.String()[strings.LastIndexByte(server.String(), ':')+1:]
+	n, g, _ := ruled(t, out, []string{"allow a.example" + port}, "a.example")
+	hello := new(helloRecorder)
+	_ = tls.Client(hello, &tls.Config{ServerName: "a.example"}).Handshake()
+	for _, opening := range []string{"SSH-2.0-x\r\n", string(hello.sent)} {
+		if answer, err := g.ask(server, opening+get("b.example")); err == nil || answer != "" {
+			t.Errorf("%.10q: %q, %v", opening, answer, err)
+		}
+		if sent := <-got; strings.Contains(sent, "b.example") {
+			t.Errorf("%q reached the server", sent)
+		}
+	}
+	if c := n.Counters(); c.Refused[policy.ReasonHostName] != 2 {
+		t.Errorf("%+v", c)
+	}
+}
+
+// helloRecorder keeps what a client says first, and answers with an error.
+type helloRecorder struct {
+	net.Conn
+	sent []byte
+}
+
+func (h *helloRecorder) Write(p []byte) (int, error) {
+	h.sent = append(h.sent, p...)
+	return len(p), nil
+}
+func (h *helloRecorder) Read([]byte) (int, error) { return 0, io.EOF }
+func (h *helloRecorder) Close() error             { return nil }
 
 func TestLookupsArePartOfThePolicy(t *testing.T) {
 	out := newOutside(t)

@@ -12,7 +12,8 @@
 //     has answered that name with it (Answers), and only for as long as the answer
 //     said. The bytes that the guest then sends must be for the name: the server
 //     name of TLS, the Host of each request of HTTP. Where the rule names its port,
-//     SSH may be spoken too; and with /tcp or /udp anything.
+//     SSH may be spoken too; and with /tcp or /udp anything. A server must answer
+//     TLS and SSH in kind.
 //   - A rule that denies a name refuses its lookup, and connections that say they
 //     are for it.
 //   - An address of an always-refused range is reached only by a rule that was

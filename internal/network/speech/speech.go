@@ -18,6 +18,8 @@ const (
 	// trailer of one, in bytes. What is longer is judged as something else.
 	maxHello = 32 << 10
 	maxHead  = 64 << 10
+	// maxVersion bounds the line with the version of SSH (RFC 4253 §4.2).
+	maxVersion = 255
 	// maxChunkLine bounds the line with the size of a chunk.
 	maxChunkLine = 4 << 10
 )
@@ -36,13 +38,43 @@ type Listener struct {
 	left int64 // of the body or chunk that passes
 	// judged is set once something was.
 	judged bool
+	// strict has the server confirm what is spoken; awaits is what it is to confirm.
+	strict bool
+	awaits policy.Speech
 }
 
-// New returns a Listener for a connection from its first byte on.
-func New(judge Judge) *Listener {
-	l := &Listener{judge: judge}
+// New returns a Listener for a connection from its first byte on. A strict one
+// lets only the first message of TLS or SSH pass until Confirm: what looks like one
+// may be nothing of the kind to a server that speaks something else.
+func New(judge Judge, strict bool) *Listener {
+	l := &Listener{judge: judge, strict: strict}
 	l.step = l.first
 	return l
+}
+
+// Awaits is what the server is to confirm before more may pass, or Unheard.
+func (l *Listener) Awaits() policy.Speech { return l.awaits }
+
+// ServerBegin is how many bytes of a server Confirms looks at.
+const ServerBegin = len(ssh)
+
+// Confirms reports whether the first bytes of a server, ServerBegin at least, speak
+// kind.
+func Confirms(kind policy.Speech, p []byte) bool {
+	switch kind {
+	case policy.TLS:
+		return (p[0] == recordHandshake || p[0] == recordAlert) && p[1] == 3
+	case policy.SSH:
+		return bytes.HasPrefix(p, []byte(ssh))
+	}
+	return true
+}
+
+// Confirm takes the word of the server and returns what has waited for it; the rest
+// passes unheard.
+func (l *Listener) Confirm() []byte {
+	l.awaits, l.step = policy.Unheard, nil
+	return l.held
 }
 
 // Judged reports whether the judge has been asked.
@@ -81,7 +113,7 @@ func (l *Listener) Pass(p []byte) ([]byte, error) {
 
 // End takes the client's end of stream and returns what of it may still go on.
 func (l *Listener) End() ([]byte, error) {
-	if l.step == nil || l.judged && len(l.held) == 0 {
+	if l.step == nil || l.judged && (len(l.held) == 0 || l.awaits != policy.Unheard) {
 		return nil, nil
 	}
 	if err := l.other(); err != nil {
@@ -100,18 +132,31 @@ func (l *Listener) through(kind policy.Speech, host string) error {
 	return nil
 }
 
+// opening lets the first message of a protocol, of size bytes, pass.
+func (l *Listener) opening(kind policy.Speech, host string, size int) (int, error) {
+	if err := l.through(kind, host); err != nil || !l.strict {
+		return 0, err
+	}
+	l.awaits = kind
+	l.step = func([]byte) (int, error) { return 0, nil }
+	return size, nil
+}
+
 // other is for bytes that are nothing known.
 func (l *Listener) other() error { return l.through(policy.Other, "") }
 
+// ssh begins the first line of either side (RFC 4253 §4.2).
+const ssh = "SSH-"
+
 // first tells from the first bytes what is spoken.
 func (l *Listener) first(p []byte) (int, error) {
-	const ssh = "SSH-" // RFC 4253 §4.2
 	switch {
 	case p[0] == recordHandshake:
 		l.step = l.hello
 		return l.hello(p)
 	case bytes.HasPrefix(p, []byte(ssh)):
-		return 0, l.through(policy.SSH, "")
+		l.step = l.version
+		return l.version(p)
 	case bytes.HasPrefix([]byte(ssh), p):
 		return 0, nil
 	}
@@ -121,14 +166,26 @@ func (l *Listener) first(p []byte) (int, error) {
 
 // hello waits for the whole client hello.
 func (l *Listener) hello(p []byte) (int, error) {
-	host, state := serverName(p)
+	host, size, state := serverName(p)
 	switch state {
 	case complete:
-		return 0, l.through(policy.TLS, host)
+		return l.opening(policy.TLS, host, size)
 	case partial:
 		return 0, nil
 	}
 	return 0, l.other()
+}
+
+// version waits for the whole first line of SSH.
+func (l *Listener) version(p []byte) (int, error) {
+	line, _, ended := bytes.Cut(p[:min(len(p), maxVersion)], []byte("\n"))
+	switch {
+	case !isValue(string(bytes.TrimSuffix(line, []byte("\r")))) && ended, !ended && len(p) >= maxVersion:
+		return 0, l.other()
+	case !ended:
+		return 0, nil
+	}
+	return l.opening(policy.SSH, "", len(line)+1)
 }
 
 // head waits for the whole head of a request, and goes on with its body.

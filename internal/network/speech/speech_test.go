@@ -25,7 +25,7 @@ func heard(sent []byte, size int, judge Judge) (said []string, passed []byte, er
 			return judge(kind, host)
 		}
 		return nil
-	})
+	}, false)
 	for piece := range slices.Chunk(sent, size) {
 		out, err := l.Pass(piece)
 		if err != nil {
@@ -164,6 +164,9 @@ func TestHTTP(t *testing.T) {
 		"GET / HTTP/2.0\r\nHost: a\r\n\r\n":                                                    {"other "},
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":                                                     {"other "},
 		"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n":                                            {"other "},
+		"SSH-2.0-OpenSSH\r\nmore":                                                              {"ssh "},
+		"SSH-2.0-O\x01\r\n":                                                                    {"other "},
+		"SSH-" + strings.Repeat("x", 300) + "\r\n":                                             {"other "},
 		"SSH-2.0-OpenSSH\r\n":                                                                  {"ssh "},
 		"SS":                                                                                   {"other "},
 		"EHLO x\r\n":                                                                           {"other "},
@@ -199,6 +202,44 @@ func TestRefused(t *testing.T) {
 			_, passed, err := heard([]byte(first+second), size, judge)
 			if !errors.Is(err, no) || !strings.HasPrefix(first, string(passed)) {
 				t.Errorf("%q passed, %v", passed, err)
+			}
+		}
+	}
+}
+
+// A strict listener has the server confirm what its client says it speaks.
+func TestStrict(t *testing.T) {
+	for _, c := range []struct {
+		opening []byte
+		kind    policy.Speech
+		server  string
+		other   string
+	}{
+		{hello(t, &tls.Config{ServerName: "a.b"}), policy.TLS, "\x16\x03\x03\x00", "HTTP/1.1 400"},
+		{refragmented(hello(t, &tls.Config{ServerName: "a.b"}), 100), policy.TLS, "\x15\x03\x01\x00", "SSH-2.0-x"},
+		{[]byte("SSH-2.0-client\r\n"), policy.SSH, "SSH-2.0-server\r\n", "\x16\x03\x03\x00"},
+	} {
+		for _, size := range []int{1, 7, 1 << 20} {
+			l := New(func(policy.Speech, string) error { return nil }, true)
+			var passed []byte
+			for piece := range slices.Chunk(append(bytes.Clone(c.opening), "GET / HTTP/1.1\r\n"...), size) {
+				out, err := l.Pass(piece)
+				if err != nil {
+					t.Fatal(err)
+				}
+				passed = append(passed, out...)
+			}
+			if !bytes.Equal(passed, c.opening) || l.Awaits() != c.kind {
+				t.Errorf("%s, by %d: %d of %d bytes passed; awaits %q", c.kind, size, len(passed), len(c.opening), l.Awaits())
+			}
+			if !Confirms(c.kind, []byte(c.server)) || Confirms(c.kind, []byte(c.other)) {
+				t.Errorf("%s: a server is taken for another", c.kind)
+			}
+			if rest := l.Confirm(); string(rest) != "GET / HTTP/1.1\r\n" || l.Awaits() != policy.Unheard {
+				t.Errorf("%q waited", rest)
+			}
+			if out, err := l.Pass([]byte("x")); err != nil || string(out) != "x" {
+				t.Errorf("after it: %q, %v", out, err)
 			}
 		}
 	}

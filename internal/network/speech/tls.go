@@ -9,6 +9,7 @@ import (
 // Numbers of TLS (RFC 8446 §4, §5.1 and RFC 6066 §3).
 const (
 	recordHandshake = 22
+	recordAlert     = 21
 	recordHeader    = 5
 	maxRecord       = 1 << 14
 	typeClientHello = 1
@@ -25,34 +26,36 @@ const (
 	broken                   // it never will be
 )
 
-// serverName returns the host that a client hello is for, "" if it does not say.
-func serverName(p []byte) (string, progress) {
+// serverName returns the host that a client hello is for, "" if it does not say, and
+// how many bytes the hello has with its records.
+func serverName(p []byte) (string, int, progress) {
 	var message []byte
 	for rest := p; ; {
 		if len(message) >= 4 {
 			if message[0] != typeClientHello {
-				return "", broken
+				return "", 0, broken
 			}
 			size := int(message[1])<<16 | int(message[2])<<8 | int(message[3])
 			if size > maxHello {
-				return "", broken
+				return "", 0, broken
 			}
 			if len(message) >= 4+size {
-				return helloName(message[4 : 4+size])
+				host, state := helloName(message[4 : 4+size])
+				return host, len(p) - len(rest), state
 			}
 		}
 		if len(rest) < recordHeader {
-			return "", partial
+			return "", 0, partial
 		}
 		size := int(rest[3])<<8 | int(rest[4])
 		if rest[0] != recordHandshake || rest[1] != 3 || size == 0 || size > maxRecord || len(message) > maxHello {
-			return "", broken
+			return "", 0, broken
 		}
 		if len(rest) < recordHeader+size {
 			if len(message)+size > maxHello+maxRecord {
-				return "", broken
+				return "", 0, broken
 			}
-			return "", partial
+			return "", 0, partial
 		}
 		message = append(message, rest[recordHeader:recordHeader+size]...)
 		rest = rest[recordHeader+size:]
