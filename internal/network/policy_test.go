@@ -54,7 +54,7 @@ func (z *zone) answer(message []byte) []byte {
 }
 
 // ruled is a network with a policy, and a guest on it that has looked the names up.
-func ruled(t *testing.T, out *outside, rules []string, lookups ...string) (*Network, *guest, *zone) {
+func ruled(t testing.TB, out *outside, rules []string, lookups ...string) (*Network, *guest, *zone) {
 	t.Helper()
 	z := &zone{hosts: map[string]netip.Addr{}}
 	for _, name := range []string{"a.example", "b.example", "good.example"} {
