@@ -25,6 +25,7 @@ import (
 // serves none.
 type guest struct {
 	rpc       *service.Service
+	random    *identity.Random
 	processes *process.Manager
 	log       *slog.Logger
 
@@ -69,7 +70,7 @@ func (g *guest) Boot(payload []byte) {
 		return
 	}
 	apply, late := g.ways(boot)
-	err := apply(boot)
+	err := apply(boot, g.random)
 	g.failed(err)
 	if errors.Is(err, identity.ErrNotOwn) {
 		return
@@ -93,7 +94,7 @@ type settling struct {
 }
 
 // ways is how boot is applied, and what is left of it for later.
-func (g *guest) ways(boot *agentv1.Boot) (apply func(*agentv1.Boot) error, late *settling) {
+func (g *guest) ways(boot *agentv1.Boot) (apply func(*agentv1.Boot, *identity.Random) error, late *settling) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	copied := g.known && g.boot.Template && !boot.Template

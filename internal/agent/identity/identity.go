@@ -22,10 +22,10 @@ const maxHostname = 64
 // Apply applies boot, but for the network's addresses (ApplyNetwork). It does as
 // much as it can; the error joins what it could not do. Entropy comes first, so
 // that nothing is made from an old state of it.
-func Apply(boot *agentv1.Boot) error {
+func Apply(boot *agentv1.Boot, random *Random) error {
 	var errs failures
 	if len(boot.Entropy) > 0 {
-		errs.add("entropy", AddEntropy(boot.Entropy))
+		errs.add("entropy", random.AddEntropy(boot.Entropy))
 	}
 	errs.add("names", applyNames(boot))
 	if boot.TimeUnixNs > 0 {
@@ -60,14 +60,14 @@ const minEntropy = 32
 // Resume makes a guest that was frozen another one than its siblings; with Settle
 // it is the one of boot. After an error of either nothing else may run in it: it
 // would repeat what they draw, or live at another time.
-func Resume(boot *agentv1.Boot) error {
+func Resume(boot *agentv1.Boot, random *Random) error {
 	if len(boot.Entropy) < minEntropy {
 		return fmt.Errorf("%w: %d bytes of entropy are too few", ErrNotOwn, len(boot.Entropy))
 	}
 	if boot.TimeUnixNs <= 0 {
 		return fmt.Errorf("%w: no time", ErrNotOwn)
 	}
-	if err := AddEntropy(boot.Entropy); err != nil {
+	if err := random.AddEntropy(boot.Entropy); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotOwn, err)
 	}
 	return nil
