@@ -26,8 +26,8 @@ const policyHelp = "A policy is an ordered list of rules, of which the first tha
 	"is sent must be for that name: TLS by its server name, HTTP by the Host of every request.\n" +
 	"What says no name (HTTP/2 and WebSockets without TLS, databases, mail) needs /tcp. Other\n" +
 	"names are not there (NXDOMAIN), neither is QUIC, nor records such as TXT and HTTPS.\n" +
-	"This machine, private and link-local networks are refused always, unless --allow or\n" +
-	"config.toml name them by address.\n\n" +
+	"A rule by address allows no lookup. This machine, private and link-local networks are\n" +
+	"refused always, unless --allow or config.toml name them by address.\n\n" +
 	"What it cannot stop: a server behind an allowed name that passes requests on (fronting),\n" +
 	"and what is hidden in the names of hosts below an allowed *.domain, or in TLS itself.\n"
 

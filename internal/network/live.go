@@ -187,12 +187,13 @@ func (c *connection) finish() {
 }
 
 // allowed asks the policy of now, and notes it if that refuses. One that nobody
-// hears and that only its bytes could speak for is not allowed; where the policy
+// hears, or only overhears, and that only its bytes could speak for is not allowed;
+// where the policy
 // allows the rest, it counts as being for each name that leads to its address.
 func (c *connection) allowed() bool {
 	flow := c.asked()
 	verdict := c.net.policy.Decide(flow)
-	if verdict.Allow && verdict.Inspect && c.listener == nil {
+	if verdict.Allow && verdict.Inspect && (c.listener == nil || verdict.Hold && c.hold == nil) {
 		verdict = c.unheard(flow, verdict)
 	}
 	switch {

@@ -102,6 +102,7 @@ type refusals struct {
 	written chan struct{}
 
 	mu      sync.Mutex
+	closed  bool
 	left    allowance.Bucket
 	leftOut int64
 	learned map[policy.Entry]bool
@@ -125,11 +126,14 @@ func openRefusals(path string) (*refusals, error) {
 	return r, nil
 }
 
-// record takes one refusal. It is called until the network is closed.
+// record takes one refusal. One that comes when the log is closed is lost.
 func (r *refusals) record(f policy.Flow, v policy.Verdict) {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return
+	}
 	entry := policy.NewEntry(f, v, now)
 	if v.WouldRefuse && r.known(entry) {
 		return
@@ -159,9 +163,12 @@ func (r *refusals) known(e policy.Entry) bool {
 	return false
 }
 
-// close writes what waits. Nothing may be recorded any more.
+// close writes what waits.
 func (r *refusals) close() error {
-	close(r.lines)
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	close(r.lines) // only who has seen that it is not closed sends
 	<-r.written
 	return r.file.Close()
 }

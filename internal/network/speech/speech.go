@@ -44,8 +44,10 @@ type Listener struct {
 }
 
 // New returns a Listener for a connection from its first byte on. A strict one
-// lets only the first message of TLS or SSH pass until Confirm: what looks like one
-// may be nothing of the kind to a server that speaks something else.
+// holds what is not judged yet, and lets only the first message of TLS or SSH pass
+// until Confirm: what looks like one may be nothing of the kind to a server that
+// speaks something else. Any other only overhears, so that nobody waits for a line
+// that does not end; what it is refused for, a server has not got whole.
 func New(judge Judge, strict bool) *Listener {
 	l := &Listener{judge: judge, strict: strict}
 	l.step = l.first
@@ -73,8 +75,9 @@ func Confirms(kind policy.Speech, p []byte) bool {
 // Confirm takes the word of the server and returns what has waited for it; the rest
 // passes unheard.
 func (l *Listener) Confirm() []byte {
-	l.awaits, l.step = policy.Unheard, nil
-	return l.held
+	waited := l.held
+	l.awaits, l.step, l.held = policy.Unheard, nil, nil
+	return waited
 }
 
 // Judged reports whether the judge has been asked.
@@ -86,6 +89,15 @@ func (l *Listener) Pass(p []byte) ([]byte, error) {
 	if l.step == nil {
 		return p, nil
 	}
+	passed, err := l.hear(p)
+	if err != nil || l.strict {
+		return passed, err
+	}
+	return p, nil
+}
+
+// hear takes what the client sent and returns what has been judged of it.
+func (l *Listener) hear(p []byte) ([]byte, error) {
 	waiting := p
 	if len(l.held) > 0 {
 		l.held = append(l.held, p...)
@@ -116,7 +128,7 @@ func (l *Listener) End() ([]byte, error) {
 	if l.step == nil || l.judged && (len(l.held) == 0 || l.awaits != policy.Unheard) {
 		return nil, nil
 	}
-	if err := l.other(); err != nil {
+	if err := l.other(); err != nil || !l.strict {
 		return nil, err
 	}
 	return l.held, nil

@@ -17,21 +17,29 @@ import (
 	"github.com/banger-dev/banger/internal/policy"
 )
 
-// heard is what a connection said, in pieces of size bytes, and what passed.
+// heard is what a connection said, in pieces of size bytes, and what passed. Its
+// server confirms everything.
 func heard(sent []byte, size int, judge Judge) (said []string, passed []byte, err error) {
+	return heardBy(true, sent, size, judge)
+}
+
+func heardBy(strict bool, sent []byte, size int, judge Judge) (said []string, passed []byte, err error) {
 	l := New(func(kind policy.Speech, host string) error {
 		said = append(said, fmt.Sprintf("%s %s", kind, host))
 		if judge != nil {
 			return judge(kind, host)
 		}
 		return nil
-	}, false)
+	}, strict)
 	for piece := range slices.Chunk(sent, size) {
 		out, err := l.Pass(piece)
 		if err != nil {
 			return said, passed, err
 		}
 		passed = append(passed, out...)
+		if l.Awaits() != policy.Unheard {
+			passed = append(passed, l.Confirm()...)
+		}
 	}
 	rest, err := l.End()
 	return said, append(passed, rest...), err
@@ -207,6 +215,25 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// One that only overhears lets everything through at once, but for the end of what
+// is refused.
+func TestOverhears(t *testing.T) {
+	l := New(func(kind policy.Speech, host string) error {
+		if host == "bad" {
+			return errors.New("no")
+		}
+		return nil
+	}, false)
+	for _, piece := range []string{"G", "ET / HTTP/1.1\r\nHo", "st: good\r\n\r\n", "GET / HTTP/1.1\r\nHost: bad\r\n\r"} {
+		if out, err := l.Pass([]byte(piece)); err != nil || string(out) != piece {
+			t.Errorf("%q: %q, %v", piece, out, err)
+		}
+	}
+	if out, err := l.Pass([]byte("\n")); err == nil || out != nil {
+		t.Errorf("the end of what is refused passes: %q", out)
+	}
+}
+
 // A strict listener has the server confirm what its client says it speaks.
 func TestStrict(t *testing.T) {
 	for _, c := range []struct {
@@ -258,9 +285,11 @@ func FuzzListener(f *testing.F) {
 		if err != nil || !bytes.Equal(passed, sent) {
 			t.Fatalf("%d of %d bytes passed, %v", len(passed), len(sent), err)
 		}
-		pieces, passed, err := heard(sent, size, nil)
-		if err != nil || !bytes.Equal(passed, sent) || !slices.Equal(pieces, whole) {
-			t.Fatalf("by %d: %q, whole: %q; %d bytes, %v", size, pieces, whole, len(passed), err)
+		for _, strict := range []bool{true, false} {
+			pieces, passed, err := heardBy(strict, sent, size, nil)
+			if err != nil || !bytes.Equal(passed, sent) || !slices.Equal(pieces, whole) {
+				t.Fatalf("strict %v, by %d: %q, whole: %q; %d bytes, %v", strict, size, pieces, whole, len(passed), err)
+			}
 		}
 		compareHTTP(t, sent, whole)
 	})
