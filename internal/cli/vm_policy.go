@@ -19,7 +19,8 @@ import (
 func (a *App) newVMPolicy() *cobra.Command {
 	cmd := newGroup("policy", "Say what a VM may reach, and see what it was refused",
 		"banger run --rm --allow '*.debian.org' -- apt-get update",
-		"banger vm create --name dev --policy learn    # use it, and then:",
+		"banger run --rm --policy learn -- make deps   # shows the policy that would do",
+		"banger vm create --name dev --policy learn    # or use it, and then:",
 		"banger vm policy suggest dev > policy.toml",
 		"banger vm policy set dev policy.toml          # while it runs",
 		"banger vm policy log -f dev")

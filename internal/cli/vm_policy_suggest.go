@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 	"github.com/banger-dev/banger/internal/policy"
 	"github.com/banger-dev/banger/internal/policy/policyfile"
 )
@@ -70,4 +71,28 @@ func runVMPolicySuggest(ctx context.Context, opts *vmPolicySuggestOptions) error
 	}
 	_, err = fmt.Fprint(a.IO.Out, policyfile.Format(p))
 	return err
+}
+
+// showLearned shows, on stderr, what a VM has learned that is about to go.
+func (a *App) showLearned(ctx context.Context, vm *bangerv1.VM) {
+	if a.quiet {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupWithin)
+	defer cancel()
+	got, err := a.client.SuggestPolicy(ctx, vm.Id)
+	if err != nil {
+		message, _ := errorText(err)
+		fmt.Fprintf(a.IO.Err, "banger: vm %q: what it learned is lost: %s\n", vm.Name, message)
+		return
+	}
+	p, err := policy.Parse(got.Policy.Default, got.Policy.Rules, false)
+	if err != nil {
+		return // the daemon has parsed it
+	}
+	comments := []string{"Learned: the same passes with this file as --policy FILE."}
+	if len(got.Allow) > 0 {
+		comments = append(comments, "Only the command line opens private addresses: --allow "+strings.Join(got.Allow, " --allow "))
+	}
+	fmt.Fprint(a.IO.Err, policyfile.Format(p, comments...))
 }

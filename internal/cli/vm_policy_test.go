@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,7 +11,9 @@ import (
 
 	"connectrpc.com/connect"
 
+	agentv1 "github.com/banger-dev/banger/api/agent/v1"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
+	"github.com/banger-dev/banger/api/stream"
 	"github.com/banger-dev/banger/internal/layout"
 )
 
@@ -72,6 +75,21 @@ func TestPolicyOfANewVM(t *testing.T) {
 	w = newWorld(t, d, "")
 	if w.run("vm", "create", "-q"); d.created.Policy != nil || d.created.Allow != nil {
 		t.Errorf("%v", d.created)
+	}
+}
+
+// What a VM has learned that goes with its command is shown before.
+func TestRunLearnsAndRemoves(t *testing.T) {
+	d := newFakeDaemon(t)
+	d.guest = func(start *agentv1.ExecStart, frames *stream.Reader, conn net.Conn) {
+		<-d.leased
+		echoGuest(start, frames, conn)
+	}
+	w := newWorld(t, d, "")
+	w.expect(t, w.run("run", "--rm", "--policy", "learn", "--", "x"), 7, "x\n",
+		"# Only the command line opens private addresses: --allow 10.0.0.1:80\ndefault = \"deny\"\nrules = [\n  \"allow a.example.org\",\n]\n")
+	if !d.did("delete quiet-otter") {
+		t.Errorf("calls %v", d.calls)
 	}
 }
 

@@ -145,6 +145,9 @@ func (a *App) undo(ctx context.Context, vm *bangerv1.VM) {
 func (a *App) after(ctx context.Context, opts *vmRunOptions, guest *guestRun, err error) {
 	switch {
 	case opts.remove:
+		if opts.create.policy.file == policyLearn {
+			a.showLearned(ctx, guest.vm)
+		}
 		a.remove(ctx, guest.vm)
 	case banger.CodeOf(err) == banger.CodeInterrupted && !guest.started:
 		a.undo(ctx, guest.vm)
