@@ -20,8 +20,10 @@ type connections struct {
 // connection is one of them.
 type connection struct {
 	net *Network
-	// cut ends it with a reset; it may be called at any time and again.
-	cut func()
+	// cut ends it with a reset; it may be called at any time and again. done is
+	// closed when it has ended.
+	cut  func()
+	done chan struct{}
 	// listener hears what the guest sends; nil: nobody does. It belongs to the
 	// goroutine that copies.
 	listener *speech.Listener
@@ -55,7 +57,8 @@ func (l *connections) remove(c *connection) {
 	l.mu.Unlock()
 }
 
-// review ends the connections that the policy forbids.
+// review ends the connections that the policy forbids, and returns when they have
+// ended.
 func (l *connections) review(n *Network) {
 	l.mu.Lock()
 	all := make([]*connection, 0, len(l.all))
@@ -63,16 +66,18 @@ func (l *connections) review(n *Network) {
 		all = append(all, c)
 	}
 	l.mu.Unlock()
+	all = slices.DeleteFunc(all, (*connection).allowed)
 	for _, c := range all {
-		if !c.allowed() {
-			c.cut()
-		}
+		c.cut()
+	}
+	for _, c := range all {
+		<-c.done
 	}
 }
 
 // newConnection is a connection that was decided by verdict.
 func (n *Network) newConnection(flow policy.Flow, verdict policy.Verdict) *connection {
-	c := &connection{net: n, flow: flow, release: func() {}, accept: func() {}}
+	c := &connection{net: n, flow: flow, done: make(chan struct{}), release: func() {}, accept: func() {}}
 	if verdict.Inspect {
 		c.listener = speech.New(c.judge, verdict.Hold)
 	}

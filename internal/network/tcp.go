@@ -113,6 +113,7 @@ func (n *Network) forward(request *tcp.ForwarderRequest, flow policy.Flow, size 
 
 // carry runs a connection that the policy may end at any time.
 func (n *Network) carry(r *relay) {
+	defer close(r.guest.done)
 	ctx, cancel := context.WithCancel(n.ctx)
 	defer cancel()
 	r.guest.cut = cancel
