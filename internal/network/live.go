@@ -59,7 +59,7 @@ func (l *connections) remove(c *connection) {
 
 // review ends the connections that the policy forbids, and returns when they have
 // ended.
-func (l *connections) review(n *Network) {
+func (l *connections) review() {
 	l.mu.Lock()
 	all := make([]*connection, 0, len(l.all))
 	for c := range l.all {

@@ -57,7 +57,7 @@ func (n *Network) SetPolicy(nat bool, p policy.Policy) {
 	next := *n.rules.gate.Load()
 	next.NAT, next.Policy = nat, p
 	n.rules.gate.Store(&next)
-	n.live.review(n)
+	n.live.review()
 	n.datagram.review()
 }
 
