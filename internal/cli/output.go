@@ -107,6 +107,7 @@ type vmView struct {
 	DiskBytes     int64    `json:"disk_bytes"`
 	OverlayBytes  int64    `json:"system_overlay_bytes"`
 	NAT           bool     `json:"nat"`
+	Policy        string   `json:"policy,omitempty"`
 	Address       string   `json:"address,omitempty"`
 	Publish       []string `json:"publish"`
 	Driver        string   `json:"driver,omitempty"`
@@ -128,7 +129,7 @@ func viewVM(vm *bangerv1.VM) vmView {
 		ID: vm.Id, Name: vm.Name, State: vm.State, Reason: vm.Reason, Ready: vm.Ready,
 		FailedUnits: list(vm.FailedUnits), Image: vm.Image, ImageDigest: vm.ImageDigest, Kernel: vm.Kernel,
 		VCPU: vm.Vcpu, MemoryMiB: vm.MemoryMib, DiskBytes: vm.DiskBytes, OverlayBytes: vm.OverlayBytes,
-		NAT: vm.Nat, Address: vm.Address, Publish: viewPublish(vm), Driver: vm.Driver, Accel: vm.Accel, Confinement: list(vm.Confinement),
+		NAT: vm.Nat, Policy: vm.Policy, Address: vm.Address, Publish: viewPublish(vm), Driver: vm.Driver, Accel: vm.Accel, Confinement: list(vm.Confinement),
 		Ephemeral: vm.Ephemeral, Origin: vm.Origin, TemplateError: vm.TemplateError, Created: when(vm.CreatedUnixMs), Started: when(vm.StartedUnixMs),
 		Dir: vm.Dir, SupervisorPID: vm.SupervisorPid, VMMPID: vm.VmmPid,
 	}

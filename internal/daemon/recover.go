@@ -63,6 +63,11 @@ func (d *Daemon) recoverRecord(id string) (store.VM, error) {
 		Address: spec.Address, Publish: publishOf(spec.Publish),
 		Created: modified(dir.Spec()), MachineID: boot.MachineId, HostKey: boot.SshHostKey,
 	}
+	rules, err := recordedPolicy(spec)
+	if err != nil {
+		return store.VM{}, err
+	}
+	rec.Policy, rec.PolicyRevision = rules.Marshal(), spec.PolicyRevision
 	if images, err := d.opts.Assets.Images(false); err == nil {
 		for _, image := range images {
 			if image.Name == rec.Image {

@@ -51,12 +51,16 @@ type VM struct {
 	// ports of the host that lead into it.
 	Address string
 	Publish []banger.Publish
+	// Policy is what it may reach, as internal/policy keeps it, and PolicyRevision
+	// how often that was changed.
+	Policy         string
+	PolicyRevision int64
 }
 
 const vmColumns = `id, name, state, reason, image, image_digest, kernel, vcpu,
 	memory_mib, disk_bytes, overlay_bytes, nat, ephemeral, want_driver, want_accel,
 	driver, accel, confinement, ready, failed_units, created_ms, started_ms,
-	machine_id, host_key, cold, origin, template_error, address, publish`
+	machine_id, host_key, cold, origin, template_error, address, publish, policy, policy_revision`
 
 // VMs returns every VM, oldest first.
 func (s *Store) VMs(ctx context.Context) ([]VM, error) {
@@ -86,7 +90,7 @@ func scanVM(rows *sql.Rows) (VM, error) {
 	err := rows.Scan(&v.ID, &v.Name, &v.State, &v.Reason, &v.Image, &v.ImageDigest, &v.Kernel, &v.VCPU,
 		&v.MemoryMiB, &v.DiskBytes, &v.OverlayBytes, &v.NAT, &v.Ephemeral, &v.WantDriver, &v.WantAccel,
 		&v.Driver, &v.Accel, &confinement, &v.Ready, &units, &created, &started,
-		&v.MachineID, &v.HostKey, &v.Cold, &v.Origin, &v.TemplateError, &v.Address, &publish)
+		&v.MachineID, &v.HostKey, &v.Cold, &v.Origin, &v.TemplateError, &v.Address, &publish, &v.Policy, &v.PolicyRevision)
 	if err != nil {
 		return VM{}, err
 	}
@@ -115,7 +119,7 @@ func (t *Tx) PutVM(v VM) error {
 		key = []byte{}
 	}
 	_, err = t.tx.ExecContext(t.ctx, "INSERT INTO vms ("+vmColumns+`) VALUES
-		(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+		(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
 		ON CONFLICT (id) DO UPDATE SET name=excluded.name, state=excluded.state,
 		reason=excluded.reason, image=excluded.image, image_digest=excluded.image_digest,
 		kernel=excluded.kernel, vcpu=excluded.vcpu, memory_mib=excluded.memory_mib,
@@ -125,11 +129,12 @@ func (t *Tx) PutVM(v VM) error {
 		ready=excluded.ready, failed_units=excluded.failed_units, created_ms=excluded.created_ms,
 		started_ms=excluded.started_ms, machine_id=excluded.machine_id, host_key=excluded.host_key,
 		cold=excluded.cold, origin=excluded.origin, template_error=excluded.template_error,
-		address=excluded.address, publish=excluded.publish`,
+		address=excluded.address, publish=excluded.publish,
+		policy=excluded.policy, policy_revision=excluded.policy_revision`,
 		v.ID, v.Name, string(v.State), v.Reason, v.Image, v.ImageDigest, v.Kernel, v.VCPU,
 		v.MemoryMiB, v.DiskBytes, v.OverlayBytes, v.NAT, v.Ephemeral, v.WantDriver, v.WantAccel,
 		v.Driver, v.Accel, string(confinement), string(v.Ready), string(units), millis(v.Created), millis(v.Started),
-		v.MachineID, key, v.Cold, v.Origin, v.TemplateError, v.Address, string(publish))
+		v.MachineID, key, v.Cold, v.Origin, v.TemplateError, v.Address, string(publish), v.Policy, v.PolicyRevision)
 	if code, ok := errors.AsType[*sqlite.Error](err); ok && code.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE {
 		return banger.Errorf(banger.CodeWrongState, "vm %q already exists", v.Name)
 	}

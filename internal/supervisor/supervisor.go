@@ -19,6 +19,7 @@ import (
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/logfile"
 	"github.com/banger-dev/banger/internal/network"
+	"github.com/banger-dev/banger/internal/policy"
 	"github.com/banger-dev/banger/internal/ports"
 	"github.com/banger-dev/banger/internal/trace"
 )
@@ -43,10 +44,13 @@ type supervisor struct {
 	log    *slog.Logger
 	trace  *trace.Recorder // nil while a template is made
 
-	status  *status
-	vm      driver.Instance
-	network *network.Network
-	console *logfile.File
+	status   *status
+	vm       driver.Instance
+	network  *network.Network
+	console  *logfile.File
+	refusals *refusals
+	// ruling orders changes of what the VM may reach.
+	ruling sync.Mutex
 	// ports is set before started is closed; told has room for a caller of Ports
 	// who cannot wait for the guest's listeners to be asked for.
 	ports *ports.Table
@@ -106,16 +110,28 @@ func (s *supervisor) bringUp(ctx context.Context, adopt bool) (err error) {
 // openNetwork makes the VM's network.
 func (s *supervisor) openNetwork(ctx context.Context) error {
 	defer trace.Begin(ctx, "network stack").End()
-	allowed, err := prefixes(s.spec.AllowPrivate)
+	allowed, err := policy.ParsePrefixes(s.spec.AllowPrivate)
 	if err != nil {
+		return err
+	}
+	rules, err := policyOf(s.spec.Policy)
+	if err != nil {
+		return err
+	}
+	if s.refusals, err = openRefusals(s.dir.PolicyLog()); err != nil {
 		return err
 	}
 	s.network, err = network.New(network.Config{
 		NAT:          s.spec.Nat,
+		Policy:       &rules,
+		Record:       s.refusals.record,
 		DNSUpstream:  s.spec.DnsUpstream,
 		AllowPrivate: allowed,
 		Log:          s.log,
 	})
+	if err == nil {
+		s.status.update(func(r *vmv1.StatusResponse) { r.PolicyRevision = s.spec.PolicyRevision })
+	}
 	return err
 }
 
@@ -336,6 +352,9 @@ func (s *supervisor) finish(end exitRecord) error {
 	err = errors.Join(err, fault.Point("supervisor.removed"))
 	if s.network != nil {
 		err = errors.Join(err, s.network.Close())
+	}
+	if s.refusals != nil { // after the network, which writes to it
+		err = errors.Join(err, s.refusals.close())
 	}
 	if s.console != nil {
 		err = errors.Join(err, s.console.Close())

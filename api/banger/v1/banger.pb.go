@@ -365,8 +365,10 @@ type VM struct {
 	// Why a template was there and not used; empty otherwise.
 	TemplateError string `protobuf:"bytes,26,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
 	// In the answer to its creation: why a spare was there and not used.
-	SpareError    string     `protobuf:"bytes,27,opt,name=spare_error,json=spareError,proto3" json:"spare_error,omitempty"`
-	Publish       []*Publish `protobuf:"bytes,40,rep,name=publish,proto3" json:"publish,omitempty"`
+	SpareError string     `protobuf:"bytes,27,opt,name=spare_error,json=spareError,proto3" json:"spare_error,omitempty"`
+	Publish    []*Publish `protobuf:"bytes,40,rep,name=publish,proto3" json:"publish,omitempty"`
+	// What it may reach, in a few words: "open", "default deny, 3 rules".
+	Policy        string `protobuf:"bytes,60,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -597,6 +599,13 @@ func (x *VM) GetPublish() []*Publish {
 	return nil
 }
 
+func (x *VM) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
 // Progress is one step of long work.
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -816,7 +825,13 @@ type CreateVMRequest struct {
 	// Boot, even if there is a template.
 	Cold bool `protobuf:"varint,15,opt,name=cold,proto3" json:"cold,omitempty"`
 	// Ports of the host that lead into the VM.
-	Publish       []*Publish `protobuf:"bytes,40,rep,name=publish,proto3" json:"publish,omitempty"`
+	Publish []*Publish `protobuf:"bytes,40,rep,name=publish,proto3" json:"publish,omitempty"`
+	// What the VM may reach; unset: all that is not refused always.
+	Policy *Policy `protobuf:"bytes,60,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Targets that a person has named on the command line: their rules come first,
+	// and one by address opens a range that is refused otherwise. Without a policy
+	// all else is denied.
+	Allow         []string `protobuf:"bytes,61,rep,name=allow,proto3" json:"allow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -959,6 +974,20 @@ func (x *CreateVMRequest) GetCold() bool {
 func (x *CreateVMRequest) GetPublish() []*Publish {
 	if x != nil {
 		return x.Publish
+	}
+	return nil
+}
+
+func (x *CreateVMRequest) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *CreateVMRequest) GetAllow() []string {
+	if x != nil {
+		return x.Allow
 	}
 	return nil
 }
@@ -2793,6 +2822,539 @@ func (x *Port) GetCommand() string {
 	return ""
 }
 
+// Policy says what a VM may reach. The first rule that matches decides.
+type Policy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "allow" or "deny": where no rule matches. Empty: deny.
+	Default string `protobuf:"bytes,1,opt,name=default,proto3" json:"default,omitempty"`
+	// "allow TARGET" or "deny TARGET", where TARGET is a name (*. before it: all
+	// below it), an address or a network, with :PORT, :FIRST-LAST or :* and /tcp or
+	// /udp if need be. "allow-private TARGET" is a rule of the command line, and
+	// comes in answers only.
+	Rules []string `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	// Let through what the rules refuse, and log it.
+	Learn         bool `protobuf:"varint,3,opt,name=learn,proto3" json:"learn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_banger_v1_banger_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Policy) GetDefault() string {
+	if x != nil {
+		return x.Default
+	}
+	return ""
+}
+
+func (x *Policy) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Policy) GetLearn() bool {
+	if x != nil {
+		return x.Learn
+	}
+	return false
+}
+
+type GetPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyRequest) Reset() {
+	*x = GetPolicyRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyRequest) ProtoMessage() {}
+
+func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *GetPolicyRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+type GetPolicyResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Vm     *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	Policy *Policy                `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	// True while a running VM is under just this policy.
+	InForce bool `protobuf:"varint,3,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`
+	// Since the VM's supervisor was started: refusals by reason, and flows that were
+	// let through to learn from them.
+	Refused       map[string]uint64 `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	WouldRefuse   uint64            `protobuf:"varint,5,opt,name=would_refuse,json=wouldRefuse,proto3" json:"would_refuse,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyResponse) Reset() {
+	*x = GetPolicyResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyResponse) ProtoMessage() {}
+
+func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *GetPolicyResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+func (x *GetPolicyResponse) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *GetPolicyResponse) GetInForce() bool {
+	if x != nil {
+		return x.InForce
+	}
+	return false
+}
+
+func (x *GetPolicyResponse) GetRefused() map[string]uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *GetPolicyResponse) GetWouldRefuse() uint64 {
+	if x != nil {
+		return x.WouldRefuse
+	}
+	return 0
+}
+
+type SetPolicyRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Ref    string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Policy *Policy                `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	// As in CreateVMRequest.
+	Allow []string `protobuf:"bytes,3,rep,name=allow,proto3" json:"allow,omitempty"`
+	// Unset: as it is, and true if policy or allow are set.
+	Nat           *bool `protobuf:"varint,4,opt,name=nat,proto3,oneof" json:"nat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyRequest) Reset() {
+	*x = SetPolicyRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyRequest) ProtoMessage() {}
+
+func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *SetPolicyRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *SetPolicyRequest) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *SetPolicyRequest) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+func (x *SetPolicyRequest) GetNat() bool {
+	if x != nil && x.Nat != nil {
+		return *x.Nat
+	}
+	return false
+}
+
+type SetPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	Policy        *Policy                `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyResponse) Reset() {
+	*x = SetPolicyResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyResponse) ProtoMessage() {}
+
+func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *SetPolicyResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+func (x *SetPolicyResponse) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+type CheckPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// HOST:PORT, with /udp for a datagram.
+	Target        string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckPolicyRequest) Reset() {
+	*x = CheckPolicyRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckPolicyRequest) ProtoMessage() {}
+
+func (x *CheckPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckPolicyRequest.ProtoReflect.Descriptor instead.
+func (*CheckPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *CheckPolicyRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *CheckPolicyRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+type CheckPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Allow bool                   `protobuf:"varint,1,opt,name=allow,proto3" json:"allow,omitempty"`
+	// What decided, as a person would write it.
+	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	// Why it is refused; empty otherwise.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckPolicyResponse) Reset() {
+	*x = CheckPolicyResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckPolicyResponse) ProtoMessage() {}
+
+func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckPolicyResponse.ProtoReflect.Descriptor instead.
+func (*CheckPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *CheckPolicyResponse) GetAllow() bool {
+	if x != nil {
+		return x.Allow
+	}
+	return false
+}
+
+func (x *CheckPolicyResponse) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *CheckPolicyResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type SuggestPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuggestPolicyRequest) Reset() {
+	*x = SuggestPolicyRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuggestPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuggestPolicyRequest) ProtoMessage() {}
+
+func (x *SuggestPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuggestPolicyRequest.ProtoReflect.Descriptor instead.
+func (*SuggestPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *SuggestPolicyRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+type SuggestPolicyResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Policy *Policy                `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Targets that only the command line can allow.
+	Allow []string `protobuf:"bytes,2,rep,name=allow,proto3" json:"allow,omitempty"`
+	// Lines of the log that it was made from.
+	Lines         int64 `protobuf:"varint,3,opt,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuggestPolicyResponse) Reset() {
+	*x = SuggestPolicyResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuggestPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuggestPolicyResponse) ProtoMessage() {}
+
+func (x *SuggestPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuggestPolicyResponse.ProtoReflect.Descriptor instead.
+func (*SuggestPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *SuggestPolicyResponse) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *SuggestPolicyResponse) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+func (x *SuggestPolicyResponse) GetLines() int64 {
+	if x != nil {
+		return x.Lines
+	}
+	return 0
+}
+
 // ErrorDetail rides on every error of this contract.
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2811,7 +3373,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_banger_v1_banger_proto_msgTypes[39]
+	mi := &file_banger_v1_banger_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +3385,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[39]
+	mi := &file_banger_v1_banger_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +3398,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{39}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -2899,7 +3461,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"dnsAddress\x12\x1b\n" +
 	"\tdns_error\x18) \x01(\tR\bdnsError\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse\"\xa1\x06\n" +
+	"\x10ShutdownResponse\"\xb9\x06\n" +
 	"\x02VM\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -2932,7 +3494,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x0etemplate_error\x18\x1a \x01(\tR\rtemplateError\x12\x1f\n" +
 	"\vspare_error\x18\x1b \x01(\tR\n" +
 	"spareError\x12,\n" +
-	"\apublish\x18( \x03(\v2\x12.banger.v1.PublishR\apublish\"\x9d\x01\n" +
+	"\apublish\x18( \x03(\v2\x12.banger.v1.PublishR\apublish\x12\x16\n" +
+	"\x06policy\x18< \x01(\tR\x06policy\"\x9d\x01\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x12\n" +
@@ -2946,7 +3509,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\bprogress\x18\x01 \x01(\v2\x13.banger.v1.ProgressH\x00R\bprogress\x12#\n" +
 	"\x04spec\x18\x02 \x01(\v2\r.banger.v1.VMH\x00R\x04spec\x12\x1f\n" +
 	"\x02vm\x18\x03 \x01(\v2\r.banger.v1.VMH\x00R\x02vmB\a\n" +
-	"\x05event\"\xcc\x03\n" +
+	"\x05event\"\x8d\x04\n" +
 	"\x0fCreateVMRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x16\n" +
@@ -2967,7 +3530,9 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\tephemeral\x18\r \x01(\bR\tephemeral\x12\x19\n" +
 	"\bwait_for\x18\x0e \x01(\tR\awaitFor\x12\x12\n" +
 	"\x04cold\x18\x0f \x01(\bR\x04cold\x12,\n" +
-	"\apublish\x18( \x03(\v2\x12.banger.v1.PublishR\apublishB\x06\n" +
+	"\apublish\x18( \x03(\v2\x12.banger.v1.PublishR\apublish\x12)\n" +
+	"\x06policy\x18< \x01(\v2\x11.banger.v1.PolicyR\x06policy\x12\x14\n" +
+	"\x05allow\x18= \x03(\tR\x05allowB\x06\n" +
 	"\x04_nat\"\\\n" +
 	"\x0eStartVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x1d\n" +
@@ -3103,13 +3668,50 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x03pid\x18\b \x01(\x05R\x03pid\x12\x18\n" +
 	"\aprocess\x18\t \x01(\tR\aprocess\x12\x18\n" +
 	"\acommand\x18\n" +
-	" \x01(\tR\acommand\"\x86\x01\n" +
+	" \x01(\tR\acommand\"N\n" +
+	"\x06Policy\x12\x18\n" +
+	"\adefault\x18\x01 \x01(\tR\adefault\x12\x14\n" +
+	"\x05rules\x18\x02 \x03(\tR\x05rules\x12\x14\n" +
+	"\x05learn\x18\x03 \x01(\bR\x05learn\"$\n" +
+	"\x10GetPolicyRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"\x9c\x02\n" +
+	"\x11GetPolicyResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\x12)\n" +
+	"\x06policy\x18\x02 \x01(\v2\x11.banger.v1.PolicyR\x06policy\x12\x19\n" +
+	"\bin_force\x18\x03 \x01(\bR\ainForce\x12C\n" +
+	"\arefused\x18\x04 \x03(\v2).banger.v1.GetPolicyResponse.RefusedEntryR\arefused\x12!\n" +
+	"\fwould_refuse\x18\x05 \x01(\x04R\vwouldRefuse\x1a:\n" +
+	"\fRefusedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x84\x01\n" +
+	"\x10SetPolicyRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12)\n" +
+	"\x06policy\x18\x02 \x01(\v2\x11.banger.v1.PolicyR\x06policy\x12\x14\n" +
+	"\x05allow\x18\x03 \x03(\tR\x05allow\x12\x15\n" +
+	"\x03nat\x18\x04 \x01(\bH\x00R\x03nat\x88\x01\x01B\x06\n" +
+	"\x04_nat\"]\n" +
+	"\x11SetPolicyResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\x12)\n" +
+	"\x06policy\x18\x02 \x01(\v2\x11.banger.v1.PolicyR\x06policy\">\n" +
+	"\x12CheckPolicyRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\"W\n" +
+	"\x13CheckPolicyResponse\x12\x14\n" +
+	"\x05allow\x18\x01 \x01(\bR\x05allow\x12\x12\n" +
+	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"(\n" +
+	"\x14SuggestPolicyRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"n\n" +
+	"\x15SuggestPolicyResponse\x12)\n" +
+	"\x06policy\x18\x01 \x01(\v2\x11.banger.v1.PolicyR\x06policy\x12\x14\n" +
+	"\x05allow\x18\x02 \x03(\tR\x05allow\x12\x14\n" +
+	"\x05lines\x18\x03 \x01(\x03R\x05lines\"\x86\x01\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04hint\x18\x02 \x01(\tR\x04hint\x12!\n" +
 	"\fconsole_tail\x18\x03 \x01(\tR\vconsoleTail\x12\x13\n" +
 	"\x05vm_id\x18\x04 \x01(\tR\x04vmId\x12\x17\n" +
-	"\avm_name\x18\x05 \x01(\tR\x06vmName2\xde\b\n" +
+	"\avm_name\x18\x05 \x01(\tR\x06vmName2\x90\v\n" +
 	"\x06Banger\x12=\n" +
 	"\x06Status\x12\x18.banger.v1.StatusRequest\x1a\x19.banger.v1.StatusResponse\x12C\n" +
 	"\bShutdown\x12\x1a.banger.v1.ShutdownRequest\x1a\x1b.banger.v1.ShutdownResponse\x12?\n" +
@@ -3127,7 +3729,11 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\rListTemplates\x12\x1f.banger.v1.ListTemplatesRequest\x1a .banger.v1.ListTemplatesResponse\x12U\n" +
 	"\x0ePruneTemplates\x12 .banger.v1.PruneTemplatesRequest\x1a!.banger.v1.PruneTemplatesResponse\x12L\n" +
 	"\vListKernels\x12\x1d.banger.v1.ListKernelsRequest\x1a\x1e.banger.v1.ListKernelsResponse\x12F\n" +
-	"\tListPorts\x12\x1b.banger.v1.ListPortsRequest\x1a\x1c.banger.v1.ListPortsResponseB5Z3github.com/banger-dev/banger/api/banger/v1;bangerv1b\x06proto3"
+	"\tListPorts\x12\x1b.banger.v1.ListPortsRequest\x1a\x1c.banger.v1.ListPortsResponse\x12F\n" +
+	"\tGetPolicy\x12\x1b.banger.v1.GetPolicyRequest\x1a\x1c.banger.v1.GetPolicyResponse\x12F\n" +
+	"\tSetPolicy\x12\x1b.banger.v1.SetPolicyRequest\x1a\x1c.banger.v1.SetPolicyResponse\x12L\n" +
+	"\vCheckPolicy\x12\x1d.banger.v1.CheckPolicyRequest\x1a\x1e.banger.v1.CheckPolicyResponse\x12R\n" +
+	"\rSuggestPolicy\x12\x1f.banger.v1.SuggestPolicyRequest\x1a .banger.v1.SuggestPolicyResponseB5Z3github.com/banger-dev/banger/api/banger/v1;bangerv1b\x06proto3"
 
 var (
 	file_banger_v1_banger_proto_rawDescOnce sync.Once
@@ -3141,7 +3747,7 @@ func file_banger_v1_banger_proto_rawDescGZIP() []byte {
 	return file_banger_v1_banger_proto_rawDescData
 }
 
-var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_banger_v1_banger_proto_goTypes = []any{
 	(*Build)(nil),                  // 0: banger.v1.Build
 	(*StatusRequest)(nil),          // 1: banger.v1.StatusRequest
@@ -3182,7 +3788,17 @@ var file_banger_v1_banger_proto_goTypes = []any{
 	(*ListPortsRequest)(nil),       // 36: banger.v1.ListPortsRequest
 	(*ListPortsResponse)(nil),      // 37: banger.v1.ListPortsResponse
 	(*Port)(nil),                   // 38: banger.v1.Port
-	(*ErrorDetail)(nil),            // 39: banger.v1.ErrorDetail
+	(*Policy)(nil),                 // 39: banger.v1.Policy
+	(*GetPolicyRequest)(nil),       // 40: banger.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),      // 41: banger.v1.GetPolicyResponse
+	(*SetPolicyRequest)(nil),       // 42: banger.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),      // 43: banger.v1.SetPolicyResponse
+	(*CheckPolicyRequest)(nil),     // 44: banger.v1.CheckPolicyRequest
+	(*CheckPolicyResponse)(nil),    // 45: banger.v1.CheckPolicyResponse
+	(*SuggestPolicyRequest)(nil),   // 46: banger.v1.SuggestPolicyRequest
+	(*SuggestPolicyResponse)(nil),  // 47: banger.v1.SuggestPolicyResponse
+	(*ErrorDetail)(nil),            // 48: banger.v1.ErrorDetail
+	nil,                            // 49: banger.v1.GetPolicyResponse.RefusedEntry
 }
 var file_banger_v1_banger_proto_depIdxs = []int32{
 	0,  // 0: banger.v1.StatusResponse.build:type_name -> banger.v1.Build
@@ -3191,55 +3807,71 @@ var file_banger_v1_banger_proto_depIdxs = []int32{
 	5,  // 3: banger.v1.VMProgress.spec:type_name -> banger.v1.VM
 	5,  // 4: banger.v1.VMProgress.vm:type_name -> banger.v1.VM
 	35, // 5: banger.v1.CreateVMRequest.publish:type_name -> banger.v1.Publish
-	5,  // 6: banger.v1.StopVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 7: banger.v1.ListVMsResponse.vms:type_name -> banger.v1.VM
-	5,  // 8: banger.v1.GetVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 9: banger.v1.LinkVMResponse.vm:type_name -> banger.v1.VM
-	22, // 10: banger.v1.ListImagesResponse.images:type_name -> banger.v1.Image
-	25, // 11: banger.v1.ListKernelsResponse.kernels:type_name -> banger.v1.Kernel
-	6,  // 12: banger.v1.WarmImageResponse.progress:type_name -> banger.v1.Progress
-	28, // 13: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
-	28, // 14: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
-	28, // 15: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
-	5,  // 16: banger.v1.ListPortsResponse.vm:type_name -> banger.v1.VM
-	38, // 17: banger.v1.ListPortsResponse.ports:type_name -> banger.v1.Port
-	1,  // 18: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
-	3,  // 19: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
-	8,  // 20: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
-	9,  // 21: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
-	10, // 22: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
-	12, // 23: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
-	14, // 24: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
-	16, // 25: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
-	18, // 26: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
-	20, // 27: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
-	23, // 28: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
-	29, // 29: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
-	31, // 30: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
-	33, // 31: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
-	26, // 32: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
-	36, // 33: banger.v1.Banger.ListPorts:input_type -> banger.v1.ListPortsRequest
-	2,  // 34: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
-	4,  // 35: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
-	7,  // 36: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
-	7,  // 37: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
-	11, // 38: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
-	13, // 39: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
-	15, // 40: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
-	17, // 41: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
-	19, // 42: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
-	21, // 43: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
-	24, // 44: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
-	30, // 45: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
-	32, // 46: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
-	34, // 47: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
-	27, // 48: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
-	37, // 49: banger.v1.Banger.ListPorts:output_type -> banger.v1.ListPortsResponse
-	34, // [34:50] is the sub-list for method output_type
-	18, // [18:34] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	39, // 6: banger.v1.CreateVMRequest.policy:type_name -> banger.v1.Policy
+	5,  // 7: banger.v1.StopVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 8: banger.v1.ListVMsResponse.vms:type_name -> banger.v1.VM
+	5,  // 9: banger.v1.GetVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 10: banger.v1.LinkVMResponse.vm:type_name -> banger.v1.VM
+	22, // 11: banger.v1.ListImagesResponse.images:type_name -> banger.v1.Image
+	25, // 12: banger.v1.ListKernelsResponse.kernels:type_name -> banger.v1.Kernel
+	6,  // 13: banger.v1.WarmImageResponse.progress:type_name -> banger.v1.Progress
+	28, // 14: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
+	28, // 15: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
+	28, // 16: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
+	5,  // 17: banger.v1.ListPortsResponse.vm:type_name -> banger.v1.VM
+	38, // 18: banger.v1.ListPortsResponse.ports:type_name -> banger.v1.Port
+	5,  // 19: banger.v1.GetPolicyResponse.vm:type_name -> banger.v1.VM
+	39, // 20: banger.v1.GetPolicyResponse.policy:type_name -> banger.v1.Policy
+	49, // 21: banger.v1.GetPolicyResponse.refused:type_name -> banger.v1.GetPolicyResponse.RefusedEntry
+	39, // 22: banger.v1.SetPolicyRequest.policy:type_name -> banger.v1.Policy
+	5,  // 23: banger.v1.SetPolicyResponse.vm:type_name -> banger.v1.VM
+	39, // 24: banger.v1.SetPolicyResponse.policy:type_name -> banger.v1.Policy
+	39, // 25: banger.v1.SuggestPolicyResponse.policy:type_name -> banger.v1.Policy
+	1,  // 26: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
+	3,  // 27: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
+	8,  // 28: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
+	9,  // 29: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
+	10, // 30: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
+	12, // 31: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
+	14, // 32: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
+	16, // 33: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
+	18, // 34: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
+	20, // 35: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
+	23, // 36: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
+	29, // 37: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
+	31, // 38: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
+	33, // 39: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
+	26, // 40: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
+	36, // 41: banger.v1.Banger.ListPorts:input_type -> banger.v1.ListPortsRequest
+	40, // 42: banger.v1.Banger.GetPolicy:input_type -> banger.v1.GetPolicyRequest
+	42, // 43: banger.v1.Banger.SetPolicy:input_type -> banger.v1.SetPolicyRequest
+	44, // 44: banger.v1.Banger.CheckPolicy:input_type -> banger.v1.CheckPolicyRequest
+	46, // 45: banger.v1.Banger.SuggestPolicy:input_type -> banger.v1.SuggestPolicyRequest
+	2,  // 46: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
+	4,  // 47: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
+	7,  // 48: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
+	7,  // 49: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
+	11, // 50: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
+	13, // 51: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
+	15, // 52: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
+	17, // 53: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
+	19, // 54: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
+	21, // 55: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
+	24, // 56: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
+	30, // 57: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
+	32, // 58: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
+	34, // 59: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
+	27, // 60: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
+	37, // 61: banger.v1.Banger.ListPorts:output_type -> banger.v1.ListPortsResponse
+	41, // 62: banger.v1.Banger.GetPolicy:output_type -> banger.v1.GetPolicyResponse
+	43, // 63: banger.v1.Banger.SetPolicy:output_type -> banger.v1.SetPolicyResponse
+	45, // 64: banger.v1.Banger.CheckPolicy:output_type -> banger.v1.CheckPolicyResponse
+	47, // 65: banger.v1.Banger.SuggestPolicy:output_type -> banger.v1.SuggestPolicyResponse
+	46, // [46:66] is the sub-list for method output_type
+	26, // [26:46] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_banger_v1_banger_proto_init() }
@@ -3257,13 +3889,14 @@ func file_banger_v1_banger_proto_init() {
 		(*WarmImageResponse_Progress)(nil),
 		(*WarmImageResponse_Template)(nil),
 	}
+	file_banger_v1_banger_proto_msgTypes[42].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_v1_banger_proto_rawDesc), len(file_banger_v1_banger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -73,9 +73,14 @@ type Spec struct {
 	// are reached; empty: none.
 	Address string `protobuf:"bytes,40,opt,name=address,proto3" json:"address,omitempty"`
 	// Ports of the host that lead into the VM for everybody who reaches them.
-	Publish       []*Publish `protobuf:"bytes,41,rep,name=publish,proto3" json:"publish,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Publish []*Publish `protobuf:"bytes,41,rep,name=publish,proto3" json:"publish,omitempty"`
+	// What the VM may reach, if nat lets it out; unset: all that is not refused
+	// always.
+	Policy *Policy `protobuf:"bytes,60,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Counts the policies of the VM: a later one has a higher number.
+	PolicyRevision int64 `protobuf:"varint,61,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Spec) Reset() {
@@ -269,6 +274,20 @@ func (x *Spec) GetPublish() []*Publish {
 	return nil
 }
 
+func (x *Spec) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *Spec) GetPolicyRevision() int64 {
+	if x != nil {
+		return x.PolicyRevision
+	}
+	return 0
+}
+
 // Publish leads a port of the host to a TCP port of the guest.
 type Publish struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -331,6 +350,67 @@ func (x *Publish) GetGuestPort() uint32 {
 	return 0
 }
 
+// Policy is banger.v1.Policy, with rules of every kind.
+type Policy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Default       string                 `protobuf:"bytes,1,opt,name=default,proto3" json:"default,omitempty"`
+	Rules         []string               `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	Learn         bool                   `protobuf:"varint,3,opt,name=learn,proto3" json:"learn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Policy) GetDefault() string {
+	if x != nil {
+		return x.Default
+	}
+	return ""
+}
+
+func (x *Policy) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Policy) GetLearn() bool {
+	if x != nil {
+		return x.Learn
+	}
+	return false
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -339,7 +419,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -351,7 +431,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -364,7 +444,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{2}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{3}
 }
 
 type WatchRequest struct {
@@ -375,7 +455,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -387,7 +467,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -400,7 +480,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{3}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{4}
 }
 
 type StatusResponse struct {
@@ -431,13 +511,15 @@ type StatusResponse struct {
 	Origin string `protobuf:"bytes,16,opt,name=origin,proto3" json:"origin,omitempty"`
 	// Why a template was asked for and not used; empty otherwise.
 	TemplateError string `protobuf:"bytes,17,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Revision of the policy in force; 0 before it has a network.
+	PolicyRevision int64 `protobuf:"varint,60,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -449,7 +531,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -462,7 +544,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{4}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StatusResponse) GetId() string {
@@ -584,6 +666,13 @@ func (x *StatusResponse) GetTemplateError() string {
 	return ""
 }
 
+func (x *StatusResponse) GetPolicyRevision() int64 {
+	if x != nil {
+		return x.PolicyRevision
+	}
+	return 0
+}
+
 type StopRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TimeoutMs     int64                  `protobuf:"varint,1,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
@@ -593,7 +682,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -605,7 +694,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -618,7 +707,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{5}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StopRequest) GetTimeoutMs() int64 {
@@ -638,7 +727,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -650,7 +739,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -663,7 +752,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{6}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StopResponse) GetClean() bool {
@@ -681,7 +770,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +782,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +795,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{7}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{8}
 }
 
 type KillResponse struct {
@@ -717,7 +806,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +818,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +831,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{8}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{9}
 }
 
 type ClaimRequest struct {
@@ -759,7 +848,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -771,7 +860,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -784,7 +873,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{9}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ClaimRequest) GetSpec() *Spec {
@@ -810,7 +899,7 @@ type ClaimResponse struct {
 
 func (x *ClaimResponse) Reset() {
 	*x = ClaimResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +911,7 @@ func (x *ClaimResponse) String() string {
 func (*ClaimResponse) ProtoMessage() {}
 
 func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +924,7 @@ func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
 func (*ClaimResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{10}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ClaimResponse) GetStatus() *StatusResponse {
@@ -855,7 +944,7 @@ type PortsRequest struct {
 
 func (x *PortsRequest) Reset() {
 	*x = PortsRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +956,7 @@ func (x *PortsRequest) String() string {
 func (*PortsRequest) ProtoMessage() {}
 
 func (x *PortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +969,7 @@ func (x *PortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortsRequest.ProtoReflect.Descriptor instead.
 func (*PortsRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{11}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PortsRequest) GetProbe() bool {
@@ -914,7 +1003,7 @@ type PortsResponse struct {
 
 func (x *PortsResponse) Reset() {
 	*x = PortsResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1015,7 @@ func (x *PortsResponse) String() string {
 func (*PortsResponse) ProtoMessage() {}
 
 func (x *PortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1028,7 @@ func (x *PortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortsResponse.ProtoReflect.Descriptor instead.
 func (*PortsResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{12}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PortsResponse) GetPorts() []*Port {
@@ -1003,7 +1092,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +1104,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,7 +1117,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{13}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Port) GetPort() uint32 {
@@ -1101,11 +1190,196 @@ func (x *Port) GetCommand() string {
 	return ""
 }
 
+type SetPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nat           bool                   `protobuf:"varint,1,opt,name=nat,proto3" json:"nat,omitempty"`
+	Policy        *Policy                `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyRequest) Reset() {
+	*x = SetPolicyRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyRequest) ProtoMessage() {}
+
+func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SetPolicyRequest) GetNat() bool {
+	if x != nil {
+		return x.Nat
+	}
+	return false
+}
+
+func (x *SetPolicyRequest) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *SetPolicyRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type SetPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyResponse) Reset() {
+	*x = SetPolicyResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyResponse) ProtoMessage() {}
+
+func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{16}
+}
+
+type RefusalsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusalsRequest) Reset() {
+	*x = RefusalsRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusalsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusalsRequest) ProtoMessage() {}
+
+func (x *RefusalsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusalsRequest.ProtoReflect.Descriptor instead.
+func (*RefusalsRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{17}
+}
+
+type RefusalsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By reason, since the supervisor was started.
+	Refused       map[string]uint64 `protobuf:"bytes,1,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	WouldRefuse   uint64            `protobuf:"varint,2,opt,name=would_refuse,json=wouldRefuse,proto3" json:"would_refuse,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusalsResponse) Reset() {
+	*x = RefusalsResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusalsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusalsResponse) ProtoMessage() {}
+
+func (x *RefusalsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusalsResponse.ProtoReflect.Descriptor instead.
+func (*RefusalsResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RefusalsResponse) GetRefused() map[string]uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *RefusalsResponse) GetWouldRefuse() uint64 {
+	if x != nil {
+		return x.WouldRefuse
+	}
+	return 0
+}
+
 var File_banger_vm_v1_vm_proto protoreflect.FileDescriptor
 
 const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\n" +
-	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\x90\x05\n" +
+	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\xe7\x05\n" +
 	"\x04Spec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1131,14 +1405,20 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\btemplate\x18\x14 \x01(\tR\btemplate\x12%\n" +
 	"\x0etemplate_error\x18\x15 \x01(\tR\rtemplateError\x12\x18\n" +
 	"\aaddress\x18( \x01(\tR\aaddress\x12/\n" +
-	"\apublish\x18) \x03(\v2\x15.banger.vm.v1.PublishR\apublish\"_\n" +
+	"\apublish\x18) \x03(\v2\x15.banger.vm.v1.PublishR\apublish\x12,\n" +
+	"\x06policy\x18< \x01(\v2\x14.banger.vm.v1.PolicyR\x06policy\x12'\n" +
+	"\x0fpolicy_revision\x18= \x01(\x03R\x0epolicyRevision\"_\n" +
 	"\aPublish\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1b\n" +
 	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12\x1d\n" +
 	"\n" +
-	"guest_port\x18\x03 \x01(\rR\tguestPort\"\x0f\n" +
+	"guest_port\x18\x03 \x01(\rR\tguestPort\"N\n" +
+	"\x06Policy\x12\x18\n" +
+	"\adefault\x18\x01 \x01(\tR\adefault\x12\x14\n" +
+	"\x05rules\x18\x02 \x03(\tR\x05rules\x12\x14\n" +
+	"\x05learn\x18\x03 \x01(\bR\x05learn\"\x0f\n" +
 	"\rStatusRequest\"\x0e\n" +
-	"\fWatchRequest\"\xd7\x03\n" +
+	"\fWatchRequest\"\x80\x04\n" +
 	"\x0eStatusResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
@@ -1157,7 +1437,8 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\tsuccessor\x18\x0e \x01(\bR\tsuccessor\x12 \n" +
 	"\vconnections\x18\x0f \x01(\x05R\vconnections\x12\x16\n" +
 	"\x06origin\x18\x10 \x01(\tR\x06origin\x12%\n" +
-	"\x0etemplate_error\x18\x11 \x01(\tR\rtemplateError\",\n" +
+	"\x0etemplate_error\x18\x11 \x01(\tR\rtemplateError\x12'\n" +
+	"\x0fpolicy_revision\x18< \x01(\x03R\x0epolicyRevision\",\n" +
 	"\vStopRequest\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x01 \x01(\x03R\ttimeoutMs\"$\n" +
@@ -1191,7 +1472,19 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x03pid\x18\b \x01(\x05R\x03pid\x12\x18\n" +
 	"\aprocess\x18\t \x01(\tR\aprocess\x12\x18\n" +
 	"\acommand\x18\n" +
-	" \x01(\tR\acommand2\x98\x03\n" +
+	" \x01(\tR\acommand\"n\n" +
+	"\x10SetPolicyRequest\x12\x10\n" +
+	"\x03nat\x18\x01 \x01(\bR\x03nat\x12,\n" +
+	"\x06policy\x18\x02 \x01(\v2\x14.banger.vm.v1.PolicyR\x06policy\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"\x13\n" +
+	"\x11SetPolicyResponse\"\x11\n" +
+	"\x0fRefusalsRequest\"\xb8\x01\n" +
+	"\x10RefusalsResponse\x12E\n" +
+	"\arefused\x18\x01 \x03(\v2+.banger.vm.v1.RefusalsResponse.RefusedEntryR\arefused\x12!\n" +
+	"\fwould_refuse\x18\x02 \x01(\x04R\vwouldRefuse\x1a:\n" +
+	"\fRefusedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x012\xb1\x04\n" +
 	"\n" +
 	"Supervisor\x12C\n" +
 	"\x06Status\x12\x1b.banger.vm.v1.StatusRequest\x1a\x1c.banger.vm.v1.StatusResponse\x12C\n" +
@@ -1199,7 +1492,9 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x04Stop\x12\x19.banger.vm.v1.StopRequest\x1a\x1a.banger.vm.v1.StopResponse\x12=\n" +
 	"\x04Kill\x12\x19.banger.vm.v1.KillRequest\x1a\x1a.banger.vm.v1.KillResponse\x12@\n" +
 	"\x05Claim\x12\x1a.banger.vm.v1.ClaimRequest\x1a\x1b.banger.vm.v1.ClaimResponse\x12@\n" +
-	"\x05Ports\x12\x1a.banger.vm.v1.PortsRequest\x1a\x1b.banger.vm.v1.PortsResponseB-Z+github.com/banger-dev/banger/api/vm/v1;vmv1b\x06proto3"
+	"\x05Ports\x12\x1a.banger.vm.v1.PortsRequest\x1a\x1b.banger.vm.v1.PortsResponse\x12L\n" +
+	"\tSetPolicy\x12\x1e.banger.vm.v1.SetPolicyRequest\x1a\x1f.banger.vm.v1.SetPolicyResponse\x12I\n" +
+	"\bRefusals\x12\x1d.banger.vm.v1.RefusalsRequest\x1a\x1e.banger.vm.v1.RefusalsResponseB-Z+github.com/banger-dev/banger/api/vm/v1;vmv1b\x06proto3"
 
 var (
 	file_banger_vm_v1_vm_proto_rawDescOnce sync.Once
@@ -1213,45 +1508,58 @@ func file_banger_vm_v1_vm_proto_rawDescGZIP() []byte {
 	return file_banger_vm_v1_vm_proto_rawDescData
 }
 
-var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_banger_vm_v1_vm_proto_goTypes = []any{
-	(*Spec)(nil),           // 0: banger.vm.v1.Spec
-	(*Publish)(nil),        // 1: banger.vm.v1.Publish
-	(*StatusRequest)(nil),  // 2: banger.vm.v1.StatusRequest
-	(*WatchRequest)(nil),   // 3: banger.vm.v1.WatchRequest
-	(*StatusResponse)(nil), // 4: banger.vm.v1.StatusResponse
-	(*StopRequest)(nil),    // 5: banger.vm.v1.StopRequest
-	(*StopResponse)(nil),   // 6: banger.vm.v1.StopResponse
-	(*KillRequest)(nil),    // 7: banger.vm.v1.KillRequest
-	(*KillResponse)(nil),   // 8: banger.vm.v1.KillResponse
-	(*ClaimRequest)(nil),   // 9: banger.vm.v1.ClaimRequest
-	(*ClaimResponse)(nil),  // 10: banger.vm.v1.ClaimResponse
-	(*PortsRequest)(nil),   // 11: banger.vm.v1.PortsRequest
-	(*PortsResponse)(nil),  // 12: banger.vm.v1.PortsResponse
-	(*Port)(nil),           // 13: banger.vm.v1.Port
+	(*Spec)(nil),              // 0: banger.vm.v1.Spec
+	(*Publish)(nil),           // 1: banger.vm.v1.Publish
+	(*Policy)(nil),            // 2: banger.vm.v1.Policy
+	(*StatusRequest)(nil),     // 3: banger.vm.v1.StatusRequest
+	(*WatchRequest)(nil),      // 4: banger.vm.v1.WatchRequest
+	(*StatusResponse)(nil),    // 5: banger.vm.v1.StatusResponse
+	(*StopRequest)(nil),       // 6: banger.vm.v1.StopRequest
+	(*StopResponse)(nil),      // 7: banger.vm.v1.StopResponse
+	(*KillRequest)(nil),       // 8: banger.vm.v1.KillRequest
+	(*KillResponse)(nil),      // 9: banger.vm.v1.KillResponse
+	(*ClaimRequest)(nil),      // 10: banger.vm.v1.ClaimRequest
+	(*ClaimResponse)(nil),     // 11: banger.vm.v1.ClaimResponse
+	(*PortsRequest)(nil),      // 12: banger.vm.v1.PortsRequest
+	(*PortsResponse)(nil),     // 13: banger.vm.v1.PortsResponse
+	(*Port)(nil),              // 14: banger.vm.v1.Port
+	(*SetPolicyRequest)(nil),  // 15: banger.vm.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil), // 16: banger.vm.v1.SetPolicyResponse
+	(*RefusalsRequest)(nil),   // 17: banger.vm.v1.RefusalsRequest
+	(*RefusalsResponse)(nil),  // 18: banger.vm.v1.RefusalsResponse
+	nil,                       // 19: banger.vm.v1.RefusalsResponse.RefusedEntry
 }
 var file_banger_vm_v1_vm_proto_depIdxs = []int32{
 	1,  // 0: banger.vm.v1.Spec.publish:type_name -> banger.vm.v1.Publish
-	0,  // 1: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
-	4,  // 2: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
-	13, // 3: banger.vm.v1.PortsResponse.ports:type_name -> banger.vm.v1.Port
-	2,  // 4: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
-	3,  // 5: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
-	5,  // 6: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
-	7,  // 7: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
-	9,  // 8: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
-	11, // 9: banger.vm.v1.Supervisor.Ports:input_type -> banger.vm.v1.PortsRequest
-	4,  // 10: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
-	4,  // 11: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
-	6,  // 12: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
-	8,  // 13: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
-	10, // 14: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
-	12, // 15: banger.vm.v1.Supervisor.Ports:output_type -> banger.vm.v1.PortsResponse
-	10, // [10:16] is the sub-list for method output_type
-	4,  // [4:10] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	2,  // 1: banger.vm.v1.Spec.policy:type_name -> banger.vm.v1.Policy
+	0,  // 2: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
+	5,  // 3: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
+	14, // 4: banger.vm.v1.PortsResponse.ports:type_name -> banger.vm.v1.Port
+	2,  // 5: banger.vm.v1.SetPolicyRequest.policy:type_name -> banger.vm.v1.Policy
+	19, // 6: banger.vm.v1.RefusalsResponse.refused:type_name -> banger.vm.v1.RefusalsResponse.RefusedEntry
+	3,  // 7: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
+	4,  // 8: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
+	6,  // 9: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
+	8,  // 10: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
+	10, // 11: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
+	12, // 12: banger.vm.v1.Supervisor.Ports:input_type -> banger.vm.v1.PortsRequest
+	15, // 13: banger.vm.v1.Supervisor.SetPolicy:input_type -> banger.vm.v1.SetPolicyRequest
+	17, // 14: banger.vm.v1.Supervisor.Refusals:input_type -> banger.vm.v1.RefusalsRequest
+	5,  // 15: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
+	5,  // 16: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
+	7,  // 17: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
+	9,  // 18: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
+	11, // 19: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
+	13, // 20: banger.vm.v1.Supervisor.Ports:output_type -> banger.vm.v1.PortsResponse
+	16, // 21: banger.vm.v1.Supervisor.SetPolicy:output_type -> banger.vm.v1.SetPolicyResponse
+	18, // 22: banger.vm.v1.Supervisor.Refusals:output_type -> banger.vm.v1.RefusalsResponse
+	15, // [15:23] is the sub-list for method output_type
+	7,  // [7:15] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_banger_vm_v1_vm_proto_init() }
@@ -1265,7 +1573,7 @@ func file_banger_vm_v1_vm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_vm_v1_vm_proto_rawDesc), len(file_banger_vm_v1_vm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
