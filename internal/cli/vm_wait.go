@@ -35,20 +35,22 @@ func (a *App) newVMWait(run func(context.Context, *vmWaitOptions) error) *cobra.
 		run = runVMWait
 	}
 	cmd := &cobra.Command{
-		Use: "wait NAME", Short: "Wait until a VM has stopped, runs, or is ready", Args: exactly(1, "NAME"),
+		Use: "wait NAME", Short: "Wait until a VM has stopped, runs, is paused, or is ready", Args: exactly(1, "NAME"),
+		Long: "Waits until the VM is what --for says and prints its state. Exit code 6 after\n" +
+			"--timeout, 4 if it is in error and so will not become that, 3 if it is deleted.",
 		Example:           examples("banger vm wait dev", "banger vm wait --for ready --timeout 2m dev"),
 		ValidArgsFunction: a.completeOneVM(anyState),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.ref = args[0]
-			if err := oneOf("--for", opts.until, "stopped", "running", "ready"); err != nil {
+			if err := oneOf("--for", opts.until, "stopped", "running", "paused", "ready"); err != nil {
 				return err
 			}
 			return run(cmd.Context(), opts)
 		},
 	}
-	cmd.Flags().StringVar(&opts.until, "for", "stopped", "what to wait for: stopped, running or ready")
+	cmd.Flags().StringVar(&opts.until, "for", "stopped", "what to wait for: stopped, running, paused or ready")
 	cmd.Flags().DurationVar(&opts.timeout, "timeout", 0, "give up after this time, with exit code 6 (default never)")
-	a.completeFlag(cmd, "for", func(context.Context) []string { return []string{"stopped", "running", "ready"} })
+	a.completeFlag(cmd, "for", func(context.Context) []string { return []string{"stopped", "running", "paused", "ready"} })
 	return cmd
 }
 
@@ -114,8 +116,8 @@ func (o *vmWaitOptions) wait(ctx context.Context, vm *bangerv1.VM) (*bangerv1.VM
 func (o *vmWaitOptions) reached(vm *bangerv1.VM) (bool, error) {
 	state := banger.State(vm.State)
 	switch o.until {
-	case "running":
-		if state == banger.StateRunning {
+	case "running", "paused":
+		if string(state) == o.until {
 			return true, nil
 		}
 	case "ready":

@@ -48,6 +48,21 @@ func (a api) StopVM(ctx context.Context, req *connect.Request[bangerv1.StopVMReq
 	return connect.NewResponse(&bangerv1.StopVMResponse{Vm: vm}), err
 }
 
+func (a api) KillVM(ctx context.Context, req *connect.Request[bangerv1.KillVMRequest]) (*connect.Response[bangerv1.KillVMResponse], error) {
+	vm, err := a.d.kill(ctx, req.Msg)
+	return connect.NewResponse(&bangerv1.KillVMResponse{Vm: vm}), err
+}
+
+func (a api) PauseVM(ctx context.Context, req *connect.Request[bangerv1.PauseVMRequest]) (*connect.Response[bangerv1.PauseVMResponse], error) {
+	vm, err := a.d.change(ctx, req.Msg.Ref, pausing())
+	return connect.NewResponse(&bangerv1.PauseVMResponse{Vm: vm}), err
+}
+
+func (a api) ResumeVM(ctx context.Context, req *connect.Request[bangerv1.ResumeVMRequest]) (*connect.Response[bangerv1.ResumeVMResponse], error) {
+	vm, err := a.d.change(ctx, req.Msg.Ref, resuming())
+	return connect.NewResponse(&bangerv1.ResumeVMResponse{Vm: vm}), err
+}
+
 func (a api) DeleteVM(ctx context.Context, req *connect.Request[bangerv1.DeleteVMRequest]) (*connect.Response[bangerv1.DeleteVMResponse], error) {
 	id, err := a.d.delete(ctx, req.Msg)
 	return connect.NewResponse(&bangerv1.DeleteVMResponse{Id: id}), err

@@ -22,8 +22,18 @@ func (d *Daemon) link(ctx context.Context, req *bangerv1.LinkVMRequest) (*banger
 	timeout := time.Duration(max(req.TimeoutMs, 0)) * time.Millisecond
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errNotReady)
 	defer cancel()
-	err = m.await(ctx, func(v view) bool { return v.status != nil && v.rec.Ready.Reached(banger.GradeAgent) }, func() {})
-	switch {
+	paused := func(v view) bool { return v.rec.State == banger.StatePaused }
+	err = m.await(ctx, func(v view) bool {
+		if paused(v) {
+			return !req.WhilePaused
+		}
+		return v.status != nil && v.rec.Ready.Reached(banger.GradeAgent)
+	}, func() {})
+	switch still := paused(m.look()); {
+	case still && req.WhilePaused && errors.Is(err, errNotReady):
+		return &bangerv1.LinkVMResponse{Vm: m.proto()}, nil
+	case still && err == nil:
+		return nil, m.isPaused()
 	case errors.Is(err, errDied):
 		return nil, m.notRunning()
 	case errors.Is(err, errNotReady):
@@ -35,8 +45,16 @@ func (d *Daemon) link(ctx context.Context, req *bangerv1.LinkVMRequest) (*banger
 	return &bangerv1.LinkVMResponse{Vm: m.proto(), LinkSocket: m.dir.Link()}, nil
 }
 
+// isPaused is the error for what a paused VM cannot do.
+func (m *machine) isPaused() error {
+	return m.errorf(banger.CodeWrongState, "is paused").WithHint("banger vm resume %s", m.look().rec.Name)
+}
+
 func (m *machine) notRunning() error {
 	rec := m.look().rec
+	if rec.State == banger.StatePaused {
+		return m.isPaused()
+	}
 	if rec.Reason != "" {
 		return m.errorf(banger.CodeWrongState, "is %s: %s", rec.State, rec.Reason).WithHint("banger vm start %s", rec.Name)
 	}

@@ -17,6 +17,10 @@ const (
 	stepSpawn   = "spawn"   // the supervisor is about to be started
 	stepSpawned = "spawned" // it was started
 	stepReady   = "ready"   // the guest is ready; the operation is about to end
+	stepPause   = "pause"   // the supervisor is about to be asked
+	stepPaused  = "paused"  // the guest stands still
+	stepResume  = "resume"  // the supervisor is about to be asked
+	stepResumed = "resumed" // the guest goes on
 	stepStop    = "stop"    // the supervisor is about to be asked, or ended
 	stepStopped = "stopped" // nothing runs
 	stepRemove  = "remove"  // the directory is renamed and removed
@@ -29,6 +33,9 @@ func FaultPoints() map[store.Kind][]string {
 		store.KindCreate: {stepBegun, stepDisks, stepRename, stepSpawn, stepSpawned, stepReady},
 		store.KindStart:  {stepBegun, stepSpawn, stepSpawned, stepReady},
 		store.KindStop:   {stepBegun, stepStop, stepStopped},
+		store.KindPause:  {stepBegun, stepPause, stepPaused},
+		store.KindResume: {stepBegun, stepResume, stepResumed},
+		store.KindKill:   {stepBegun, stepStop, stepStopped},
 		store.KindDelete: {stepBegun, stepStop, stepRemove, stepRemoved},
 	}
 }

@@ -14,6 +14,9 @@ const (
 	KindCreate Kind = "create"
 	KindStart  Kind = "start"
 	KindStop   Kind = "stop"
+	KindKill   Kind = "kill"
+	KindPause  Kind = "pause"
+	KindResume Kind = "resume"
 	KindDelete Kind = "delete"
 )
 

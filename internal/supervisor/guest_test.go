@@ -56,6 +56,10 @@ func (g guestAgent) Shutdown(context.Context, *agentv1.ShutdownRequest) (*agentv
 	return &agentv1.ShutdownResponse{}, nil
 }
 
+func (g guestAgent) Signal(context.Context, *agentv1.SignalRequest) (*agentv1.SignalResponse, error) {
+	return &agentv1.SignalResponse{}, nil
+}
+
 func (g guestAgent) Tune(context.Context, *agentv1.TuneRequest) (*agentv1.TuneResponse, error) {
 	return &agentv1.TuneResponse{}, nil
 }

@@ -596,6 +596,87 @@ func (*WarmResponse) Descriptor() ([]byte, []int) {
 	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
+type SignalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 64; not 9 and 19, which process 1 never gets.
+	Signal        int32 `protobuf:"varint,1,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalRequest) Reset() {
+	*x = SignalRequest{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalRequest) ProtoMessage() {}
+
+func (x *SignalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
+func (*SignalRequest) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SignalRequest) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+type SignalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalResponse) Reset() {
+	*x = SignalResponse{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalResponse) ProtoMessage() {}
+
+func (x *SignalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
+func (*SignalResponse) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+}
+
 type TuneRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TimeUnixNs    int64                  `protobuf:"varint,1,opt,name=time_unix_ns,json=timeUnixNs,proto3" json:"time_unix_ns,omitempty"`
@@ -606,7 +687,7 @@ type TuneRequest struct {
 
 func (x *TuneRequest) Reset() {
 	*x = TuneRequest{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +699,7 @@ func (x *TuneRequest) String() string {
 func (*TuneRequest) ProtoMessage() {}
 
 func (x *TuneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +712,7 @@ func (x *TuneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TuneRequest.ProtoReflect.Descriptor instead.
 func (*TuneRequest) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TuneRequest) GetTimeUnixNs() int64 {
@@ -656,7 +737,7 @@ type TuneResponse struct {
 
 func (x *TuneResponse) Reset() {
 	*x = TuneResponse{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +749,7 @@ func (x *TuneResponse) String() string {
 func (*TuneResponse) ProtoMessage() {}
 
 func (x *TuneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +762,7 @@ func (x *TuneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TuneResponse.ProtoReflect.Descriptor instead.
 func (*TuneResponse) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 // ExecStart begins a process, or joins the one that this id began: sending it
@@ -716,7 +797,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +809,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +822,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ExecStart) GetId() []byte {
@@ -838,7 +919,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +931,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +944,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -895,7 +976,7 @@ type ExecStarted struct {
 
 func (x *ExecStarted) Reset() {
 	*x = ExecStarted{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +988,7 @@ func (x *ExecStarted) String() string {
 func (*ExecStarted) ProtoMessage() {}
 
 func (x *ExecStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,7 +1001,7 @@ func (x *ExecStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStarted.ProtoReflect.Descriptor instead.
 func (*ExecStarted) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecStarted) GetPid() int32 {
@@ -961,7 +1042,7 @@ type ExecSignal struct {
 
 func (x *ExecSignal) Reset() {
 	*x = ExecSignal{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1054,7 @@ func (x *ExecSignal) String() string {
 func (*ExecSignal) ProtoMessage() {}
 
 func (x *ExecSignal) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +1067,7 @@ func (x *ExecSignal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSignal.ProtoReflect.Descriptor instead.
 func (*ExecSignal) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExecSignal) GetSignal() int32 {
@@ -1011,7 +1092,7 @@ type ExecExit struct {
 
 func (x *ExecExit) Reset() {
 	*x = ExecExit{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +1104,7 @@ func (x *ExecExit) String() string {
 func (*ExecExit) ProtoMessage() {}
 
 func (x *ExecExit) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +1117,7 @@ func (x *ExecExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecExit.ProtoReflect.Descriptor instead.
 func (*ExecExit) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExecExit) GetCode() int32 {
@@ -1080,7 +1161,7 @@ type ExecError struct {
 
 func (x *ExecError) Reset() {
 	*x = ExecError{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1092,7 +1173,7 @@ func (x *ExecError) String() string {
 func (*ExecError) ProtoMessage() {}
 
 func (x *ExecError) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1105,7 +1186,7 @@ func (x *ExecError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecError.ProtoReflect.Descriptor instead.
 func (*ExecError) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExecError) GetCode() string {
@@ -1163,7 +1244,10 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\x10ShutdownResponse\"#\n" +
 	"\vWarmRequest\x12\x14\n" +
 	"\x05brief\x18\x01 \x01(\bR\x05brief\"\x0e\n" +
-	"\fWarmResponse\"I\n" +
+	"\fWarmResponse\"'\n" +
+	"\rSignalRequest\x12\x16\n" +
+	"\x06signal\x18\x01 \x01(\x05R\x06signal\"\x10\n" +
+	"\x0eSignalResponse\"I\n" +
 	"\vTuneRequest\x12 \n" +
 	"\ftime_unix_ns\x18\x01 \x01(\x03R\n" +
 	"timeUnixNs\x12\x18\n" +
@@ -1203,12 +1287,13 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\asent_ns\x18\x04 \x01(\x03R\x06sentNs\"9\n" +
 	"\tExecError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage2\xeb\x02\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage2\xb6\x03\n" +
 	"\x05Agent\x12C\n" +
 	"\x04Info\x12\x1c.banger.agent.v1.InfoRequest\x1a\x1d.banger.agent.v1.InfoResponse\x12B\n" +
 	"\x06Events\x12\x1e.banger.agent.v1.EventsRequest\x1a\x16.banger.agent.v1.Event0\x01\x12O\n" +
 	"\bShutdown\x12 .banger.agent.v1.ShutdownRequest\x1a!.banger.agent.v1.ShutdownResponse\x12C\n" +
-	"\x04Warm\x12\x1c.banger.agent.v1.WarmRequest\x1a\x1d.banger.agent.v1.WarmResponse\x12C\n" +
+	"\x04Warm\x12\x1c.banger.agent.v1.WarmRequest\x1a\x1d.banger.agent.v1.WarmResponse\x12I\n" +
+	"\x06Signal\x12\x1e.banger.agent.v1.SignalRequest\x1a\x1f.banger.agent.v1.SignalResponse\x12C\n" +
 	"\x04Tune\x12\x1c.banger.agent.v1.TuneRequest\x1a\x1d.banger.agent.v1.TuneResponseB3Z1github.com/banger-dev/banger/api/agent/v1;agentv1b\x06proto3"
 
 var (
@@ -1223,7 +1308,7 @@ func file_banger_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_banger_agent_v1_agent_proto_rawDescData
 }
 
-var file_banger_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_banger_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_banger_agent_v1_agent_proto_goTypes = []any{
 	(*Boot)(nil),             // 0: banger.agent.v1.Boot
 	(*Network)(nil),          // 1: banger.agent.v1.Network
@@ -1235,30 +1320,34 @@ var file_banger_agent_v1_agent_proto_goTypes = []any{
 	(*ShutdownResponse)(nil), // 7: banger.agent.v1.ShutdownResponse
 	(*WarmRequest)(nil),      // 8: banger.agent.v1.WarmRequest
 	(*WarmResponse)(nil),     // 9: banger.agent.v1.WarmResponse
-	(*TuneRequest)(nil),      // 10: banger.agent.v1.TuneRequest
-	(*TuneResponse)(nil),     // 11: banger.agent.v1.TuneResponse
-	(*ExecStart)(nil),        // 12: banger.agent.v1.ExecStart
-	(*WindowSize)(nil),       // 13: banger.agent.v1.WindowSize
-	(*ExecStarted)(nil),      // 14: banger.agent.v1.ExecStarted
-	(*ExecSignal)(nil),       // 15: banger.agent.v1.ExecSignal
-	(*ExecExit)(nil),         // 16: banger.agent.v1.ExecExit
-	(*ExecError)(nil),        // 17: banger.agent.v1.ExecError
+	(*SignalRequest)(nil),    // 10: banger.agent.v1.SignalRequest
+	(*SignalResponse)(nil),   // 11: banger.agent.v1.SignalResponse
+	(*TuneRequest)(nil),      // 12: banger.agent.v1.TuneRequest
+	(*TuneResponse)(nil),     // 13: banger.agent.v1.TuneResponse
+	(*ExecStart)(nil),        // 14: banger.agent.v1.ExecStart
+	(*WindowSize)(nil),       // 15: banger.agent.v1.WindowSize
+	(*ExecStarted)(nil),      // 16: banger.agent.v1.ExecStarted
+	(*ExecSignal)(nil),       // 17: banger.agent.v1.ExecSignal
+	(*ExecExit)(nil),         // 18: banger.agent.v1.ExecExit
+	(*ExecError)(nil),        // 19: banger.agent.v1.ExecError
 }
 var file_banger_agent_v1_agent_proto_depIdxs = []int32{
 	1,  // 0: banger.agent.v1.Boot.network:type_name -> banger.agent.v1.Network
-	13, // 1: banger.agent.v1.ExecStart.size:type_name -> banger.agent.v1.WindowSize
+	15, // 1: banger.agent.v1.ExecStart.size:type_name -> banger.agent.v1.WindowSize
 	2,  // 2: banger.agent.v1.Agent.Info:input_type -> banger.agent.v1.InfoRequest
 	4,  // 3: banger.agent.v1.Agent.Events:input_type -> banger.agent.v1.EventsRequest
 	6,  // 4: banger.agent.v1.Agent.Shutdown:input_type -> banger.agent.v1.ShutdownRequest
 	8,  // 5: banger.agent.v1.Agent.Warm:input_type -> banger.agent.v1.WarmRequest
-	10, // 6: banger.agent.v1.Agent.Tune:input_type -> banger.agent.v1.TuneRequest
-	3,  // 7: banger.agent.v1.Agent.Info:output_type -> banger.agent.v1.InfoResponse
-	5,  // 8: banger.agent.v1.Agent.Events:output_type -> banger.agent.v1.Event
-	7,  // 9: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
-	9,  // 10: banger.agent.v1.Agent.Warm:output_type -> banger.agent.v1.WarmResponse
-	11, // 11: banger.agent.v1.Agent.Tune:output_type -> banger.agent.v1.TuneResponse
-	7,  // [7:12] is the sub-list for method output_type
-	2,  // [2:7] is the sub-list for method input_type
+	10, // 6: banger.agent.v1.Agent.Signal:input_type -> banger.agent.v1.SignalRequest
+	12, // 7: banger.agent.v1.Agent.Tune:input_type -> banger.agent.v1.TuneRequest
+	3,  // 8: banger.agent.v1.Agent.Info:output_type -> banger.agent.v1.InfoResponse
+	5,  // 9: banger.agent.v1.Agent.Events:output_type -> banger.agent.v1.Event
+	7,  // 10: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
+	9,  // 11: banger.agent.v1.Agent.Warm:output_type -> banger.agent.v1.WarmResponse
+	11, // 12: banger.agent.v1.Agent.Signal:output_type -> banger.agent.v1.SignalResponse
+	13, // 13: banger.agent.v1.Agent.Tune:output_type -> banger.agent.v1.TuneResponse
+	8,  // [8:14] is the sub-list for method output_type
+	2,  // [2:8] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
 	2,  // [2:2] is the sub-list for extension extendee
 	0,  // [0:2] is the sub-list for field type_name
@@ -1275,7 +1364,7 @@ func file_banger_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_agent_v1_agent_proto_rawDesc), len(file_banger_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

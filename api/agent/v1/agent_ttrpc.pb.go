@@ -12,6 +12,7 @@ type AgentService interface {
 	Events(context.Context, *EventsRequest, Agent_EventsServer) error
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 	Warm(context.Context, *WarmRequest) (*WarmResponse, error)
+	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
 }
 
@@ -52,6 +53,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 				}
 				return svc.Warm(ctx, &req)
 			},
+			"Signal": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SignalRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Signal(ctx, &req)
+			},
 			"Tune": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req TuneRequest
 				if err := unmarshal(&req); err != nil {
@@ -81,6 +89,7 @@ type AgentClient interface {
 	Events(context.Context, *EventsRequest) (Agent_EventsClient, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 	Warm(context.Context, *WarmRequest) (*WarmResponse, error)
+	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
 }
 
@@ -142,6 +151,14 @@ func (c *agentClient) Shutdown(ctx context.Context, req *ShutdownRequest) (*Shut
 func (c *agentClient) Warm(ctx context.Context, req *WarmRequest) (*WarmResponse, error) {
 	var resp WarmResponse
 	if err := c.client.Call(ctx, "banger.agent.v1.Agent", "Warm", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Signal(ctx context.Context, req *SignalRequest) (*SignalResponse, error) {
+	var resp SignalResponse
+	if err := c.client.Call(ctx, "banger.agent.v1.Agent", "Signal", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

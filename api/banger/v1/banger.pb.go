@@ -1085,6 +1085,280 @@ func (x *StopVMResponse) GetVm() *VM {
 	return nil
 }
 
+type KillVMRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// A signal's number. 0 and 9 power the VM off. 15 asks the guest to shut down,
+	// as a power button does, and does not wait. Any other is sent to its process 1.
+	Signal        int32 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KillVMRequest) Reset() {
+	*x = KillVMRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KillVMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KillVMRequest) ProtoMessage() {}
+
+func (x *KillVMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KillVMRequest.ProtoReflect.Descriptor instead.
+func (*KillVMRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *KillVMRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *KillVMRequest) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+type KillVMResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KillVMResponse) Reset() {
+	*x = KillVMResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KillVMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KillVMResponse) ProtoMessage() {}
+
+func (x *KillVMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KillVMResponse.ProtoReflect.Descriptor instead.
+func (*KillVMResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *KillVMResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+type PauseVMRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseVMRequest) Reset() {
+	*x = PauseVMRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseVMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseVMRequest) ProtoMessage() {}
+
+func (x *PauseVMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseVMRequest.ProtoReflect.Descriptor instead.
+func (*PauseVMRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PauseVMRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+type PauseVMResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseVMResponse) Reset() {
+	*x = PauseVMResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseVMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseVMResponse) ProtoMessage() {}
+
+func (x *PauseVMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseVMResponse.ProtoReflect.Descriptor instead.
+func (*PauseVMResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PauseVMResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+type ResumeVMRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeVMRequest) Reset() {
+	*x = ResumeVMRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeVMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeVMRequest) ProtoMessage() {}
+
+func (x *ResumeVMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeVMRequest.ProtoReflect.Descriptor instead.
+func (*ResumeVMRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ResumeVMRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+type ResumeVMResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeVMResponse) Reset() {
+	*x = ResumeVMResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeVMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeVMResponse) ProtoMessage() {}
+
+func (x *ResumeVMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeVMResponse.ProtoReflect.Descriptor instead.
+func (*ResumeVMResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ResumeVMResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
 type DeleteVMRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
@@ -1099,7 +1373,7 @@ type DeleteVMRequest struct {
 
 func (x *DeleteVMRequest) Reset() {
 	*x = DeleteVMRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[12]
+	mi := &file_banger_v1_banger_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1385,7 @@ func (x *DeleteVMRequest) String() string {
 func (*DeleteVMRequest) ProtoMessage() {}
 
 func (x *DeleteVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[12]
+	mi := &file_banger_v1_banger_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1398,7 @@ func (x *DeleteVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVMRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVMRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{12}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteVMRequest) GetRef() string {
@@ -1157,7 +1431,7 @@ type DeleteVMResponse struct {
 
 func (x *DeleteVMResponse) Reset() {
 	*x = DeleteVMResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[13]
+	mi := &file_banger_v1_banger_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1443,7 @@ func (x *DeleteVMResponse) String() string {
 func (*DeleteVMResponse) ProtoMessage() {}
 
 func (x *DeleteVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[13]
+	mi := &file_banger_v1_banger_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1456,7 @@ func (x *DeleteVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVMResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVMResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{13}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteVMResponse) GetId() string {
@@ -1200,7 +1474,7 @@ type ListVMsRequest struct {
 
 func (x *ListVMsRequest) Reset() {
 	*x = ListVMsRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[14]
+	mi := &file_banger_v1_banger_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1486,7 @@ func (x *ListVMsRequest) String() string {
 func (*ListVMsRequest) ProtoMessage() {}
 
 func (x *ListVMsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[14]
+	mi := &file_banger_v1_banger_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1499,7 @@ func (x *ListVMsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVMsRequest.ProtoReflect.Descriptor instead.
 func (*ListVMsRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{14}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{20}
 }
 
 type ListVMsResponse struct {
@@ -1237,7 +1511,7 @@ type ListVMsResponse struct {
 
 func (x *ListVMsResponse) Reset() {
 	*x = ListVMsResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[15]
+	mi := &file_banger_v1_banger_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1523,7 @@ func (x *ListVMsResponse) String() string {
 func (*ListVMsResponse) ProtoMessage() {}
 
 func (x *ListVMsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[15]
+	mi := &file_banger_v1_banger_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1536,7 @@ func (x *ListVMsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVMsResponse.ProtoReflect.Descriptor instead.
 func (*ListVMsResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{15}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListVMsResponse) GetVms() []*VM {
@@ -1281,7 +1555,7 @@ type GetVMRequest struct {
 
 func (x *GetVMRequest) Reset() {
 	*x = GetVMRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[16]
+	mi := &file_banger_v1_banger_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1567,7 @@ func (x *GetVMRequest) String() string {
 func (*GetVMRequest) ProtoMessage() {}
 
 func (x *GetVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[16]
+	mi := &file_banger_v1_banger_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1580,7 @@ func (x *GetVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVMRequest.ProtoReflect.Descriptor instead.
 func (*GetVMRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{16}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetVMRequest) GetRef() string {
@@ -1325,7 +1599,7 @@ type GetVMResponse struct {
 
 func (x *GetVMResponse) Reset() {
 	*x = GetVMResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[17]
+	mi := &file_banger_v1_banger_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1337,7 +1611,7 @@ func (x *GetVMResponse) String() string {
 func (*GetVMResponse) ProtoMessage() {}
 
 func (x *GetVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[17]
+	mi := &file_banger_v1_banger_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1350,7 +1624,7 @@ func (x *GetVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVMResponse.ProtoReflect.Descriptor instead.
 func (*GetVMResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{17}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetVMResponse) GetVm() *VM {
@@ -1364,14 +1638,17 @@ type LinkVMRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
 	// 0: do not wait.
-	TimeoutMs     int64 `protobuf:"varint,2,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	TimeoutMs int64 `protobuf:"varint,2,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// For a client whose command runs in the VM: wait for the end of a pause, too.
+	// If it lasts longer than timeout_ms, the answer has no link_socket.
+	WhilePaused   bool `protobuf:"varint,3,opt,name=while_paused,json=whilePaused,proto3" json:"while_paused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LinkVMRequest) Reset() {
 	*x = LinkVMRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[18]
+	mi := &file_banger_v1_banger_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1660,7 @@ func (x *LinkVMRequest) String() string {
 func (*LinkVMRequest) ProtoMessage() {}
 
 func (x *LinkVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[18]
+	mi := &file_banger_v1_banger_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1673,7 @@ func (x *LinkVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkVMRequest.ProtoReflect.Descriptor instead.
 func (*LinkVMRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{18}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LinkVMRequest) GetRef() string {
@@ -1413,6 +1690,13 @@ func (x *LinkVMRequest) GetTimeoutMs() int64 {
 	return 0
 }
 
+func (x *LinkVMRequest) GetWhilePaused() bool {
+	if x != nil {
+		return x.WhilePaused
+	}
+	return false
+}
+
 type LinkVMResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Vm    *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
@@ -1424,7 +1708,7 @@ type LinkVMResponse struct {
 
 func (x *LinkVMResponse) Reset() {
 	*x = LinkVMResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[19]
+	mi := &file_banger_v1_banger_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1720,7 @@ func (x *LinkVMResponse) String() string {
 func (*LinkVMResponse) ProtoMessage() {}
 
 func (x *LinkVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[19]
+	mi := &file_banger_v1_banger_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1733,7 @@ func (x *LinkVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkVMResponse.ProtoReflect.Descriptor instead.
 func (*LinkVMResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{19}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LinkVMResponse) GetVm() *VM {
@@ -1475,7 +1759,7 @@ type LeaseRequest struct {
 
 func (x *LeaseRequest) Reset() {
 	*x = LeaseRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[20]
+	mi := &file_banger_v1_banger_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1771,7 @@ func (x *LeaseRequest) String() string {
 func (*LeaseRequest) ProtoMessage() {}
 
 func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[20]
+	mi := &file_banger_v1_banger_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1784,7 @@ func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{20}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LeaseRequest) GetRef() string {
@@ -1518,7 +1802,7 @@ type LeaseEvent struct {
 
 func (x *LeaseEvent) Reset() {
 	*x = LeaseEvent{}
-	mi := &file_banger_v1_banger_proto_msgTypes[21]
+	mi := &file_banger_v1_banger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1814,7 @@ func (x *LeaseEvent) String() string {
 func (*LeaseEvent) ProtoMessage() {}
 
 func (x *LeaseEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[21]
+	mi := &file_banger_v1_banger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1827,7 @@ func (x *LeaseEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEvent.ProtoReflect.Descriptor instead.
 func (*LeaseEvent) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{21}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{27}
 }
 
 type Image struct {
@@ -1564,7 +1848,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_banger_v1_banger_proto_msgTypes[22]
+	mi := &file_banger_v1_banger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1576,7 +1860,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[22]
+	mi := &file_banger_v1_banger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1589,7 +1873,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{22}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Image) GetName() string {
@@ -1657,7 +1941,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[23]
+	mi := &file_banger_v1_banger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1953,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[23]
+	mi := &file_banger_v1_banger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1966,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{23}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListImagesRequest) GetAvailable() bool {
@@ -1701,7 +1985,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[24]
+	mi := &file_banger_v1_banger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1713,7 +1997,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[24]
+	mi := &file_banger_v1_banger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1726,7 +2010,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{24}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -1753,7 +2037,7 @@ type Kernel struct {
 
 func (x *Kernel) Reset() {
 	*x = Kernel{}
-	mi := &file_banger_v1_banger_proto_msgTypes[25]
+	mi := &file_banger_v1_banger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +2049,7 @@ func (x *Kernel) String() string {
 func (*Kernel) ProtoMessage() {}
 
 func (x *Kernel) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[25]
+	mi := &file_banger_v1_banger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +2062,7 @@ func (x *Kernel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kernel.ProtoReflect.Descriptor instead.
 func (*Kernel) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{25}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Kernel) GetName() string {
@@ -1853,7 +2137,7 @@ type ListKernelsRequest struct {
 
 func (x *ListKernelsRequest) Reset() {
 	*x = ListKernelsRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[26]
+	mi := &file_banger_v1_banger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +2149,7 @@ func (x *ListKernelsRequest) String() string {
 func (*ListKernelsRequest) ProtoMessage() {}
 
 func (x *ListKernelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[26]
+	mi := &file_banger_v1_banger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +2162,7 @@ func (x *ListKernelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKernelsRequest.ProtoReflect.Descriptor instead.
 func (*ListKernelsRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{26}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListKernelsRequest) GetAvailable() bool {
@@ -1897,7 +2181,7 @@ type ListKernelsResponse struct {
 
 func (x *ListKernelsResponse) Reset() {
 	*x = ListKernelsResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[27]
+	mi := &file_banger_v1_banger_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +2193,7 @@ func (x *ListKernelsResponse) String() string {
 func (*ListKernelsResponse) ProtoMessage() {}
 
 func (x *ListKernelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[27]
+	mi := &file_banger_v1_banger_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +2206,7 @@ func (x *ListKernelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKernelsResponse.ProtoReflect.Descriptor instead.
 func (*ListKernelsResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{27}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListKernelsResponse) GetKernels() []*Kernel {
@@ -1963,7 +2247,7 @@ type Template struct {
 
 func (x *Template) Reset() {
 	*x = Template{}
-	mi := &file_banger_v1_banger_proto_msgTypes[28]
+	mi := &file_banger_v1_banger_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2259,7 @@ func (x *Template) String() string {
 func (*Template) ProtoMessage() {}
 
 func (x *Template) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[28]
+	mi := &file_banger_v1_banger_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2272,7 @@ func (x *Template) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Template.ProtoReflect.Descriptor instead.
 func (*Template) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{28}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Template) GetKey() string {
@@ -2110,7 +2394,7 @@ type WarmImageRequest struct {
 
 func (x *WarmImageRequest) Reset() {
 	*x = WarmImageRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[29]
+	mi := &file_banger_v1_banger_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2406,7 @@ func (x *WarmImageRequest) String() string {
 func (*WarmImageRequest) ProtoMessage() {}
 
 func (x *WarmImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[29]
+	mi := &file_banger_v1_banger_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2419,7 @@ func (x *WarmImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmImageRequest.ProtoReflect.Descriptor instead.
 func (*WarmImageRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{29}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WarmImageRequest) GetImage() string {
@@ -2186,7 +2470,7 @@ type WarmImageResponse struct {
 
 func (x *WarmImageResponse) Reset() {
 	*x = WarmImageResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[30]
+	mi := &file_banger_v1_banger_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2482,7 @@ func (x *WarmImageResponse) String() string {
 func (*WarmImageResponse) ProtoMessage() {}
 
 func (x *WarmImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[30]
+	mi := &file_banger_v1_banger_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2495,7 @@ func (x *WarmImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmImageResponse.ProtoReflect.Descriptor instead.
 func (*WarmImageResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{30}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WarmImageResponse) GetEvent() isWarmImageResponse_Event {
@@ -2265,7 +2549,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[31]
+	mi := &file_banger_v1_banger_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2561,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[31]
+	mi := &file_banger_v1_banger_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2574,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{31}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListTemplatesRequest) GetVerify() bool {
@@ -2309,7 +2593,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[32]
+	mi := &file_banger_v1_banger_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2605,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[32]
+	mi := &file_banger_v1_banger_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2618,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{32}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*Template {
@@ -2355,7 +2639,7 @@ type PruneTemplatesRequest struct {
 
 func (x *PruneTemplatesRequest) Reset() {
 	*x = PruneTemplatesRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[33]
+	mi := &file_banger_v1_banger_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2367,7 +2651,7 @@ func (x *PruneTemplatesRequest) String() string {
 func (*PruneTemplatesRequest) ProtoMessage() {}
 
 func (x *PruneTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[33]
+	mi := &file_banger_v1_banger_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2380,7 +2664,7 @@ func (x *PruneTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*PruneTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{33}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PruneTemplatesRequest) GetAll() bool {
@@ -2406,7 +2690,7 @@ type PruneTemplatesResponse struct {
 
 func (x *PruneTemplatesResponse) Reset() {
 	*x = PruneTemplatesResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[34]
+	mi := &file_banger_v1_banger_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2418,7 +2702,7 @@ func (x *PruneTemplatesResponse) String() string {
 func (*PruneTemplatesResponse) ProtoMessage() {}
 
 func (x *PruneTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[34]
+	mi := &file_banger_v1_banger_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2431,7 +2715,7 @@ func (x *PruneTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*PruneTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{34}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PruneTemplatesResponse) GetRemoved() []*Template {
@@ -2459,7 +2743,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_banger_v1_banger_proto_msgTypes[35]
+	mi := &file_banger_v1_banger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2755,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[35]
+	mi := &file_banger_v1_banger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2768,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{35}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -2622,6 +2906,19 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\n" +
 	"timeout_ms\x18\x02 \x01(\x03R\ttimeoutMs\"/\n" +
 	"\x0eStopVMResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"9\n" +
+	"\rKillVMRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
+	"\x06signal\x18\x02 \x01(\x05R\x06signal\"/\n" +
+	"\x0eKillVMResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"\"\n" +
+	"\x0ePauseVMRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"0\n" +
+	"\x0fPauseVMResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"#\n" +
+	"\x0fResumeVMRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"1\n" +
+	"\x10ResumeVMResponse\x12\x1d\n" +
 	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"Y\n" +
 	"\x0fDeleteVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x14\n" +
@@ -2637,11 +2934,12 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\fGetVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\".\n" +
 	"\rGetVMResponse\x12\x1d\n" +
-	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"@\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"c\n" +
 	"\rLinkVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x1d\n" +
 	"\n" +
-	"timeout_ms\x18\x02 \x01(\x03R\ttimeoutMs\"P\n" +
+	"timeout_ms\x18\x02 \x01(\x03R\ttimeoutMs\x12!\n" +
+	"\fwhile_paused\x18\x03 \x01(\bR\vwhilePaused\"P\n" +
 	"\x0eLinkVMResponse\x12\x1d\n" +
 	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\x12\x1f\n" +
 	"\vlink_socket\x18\x02 \x01(\tR\n" +
@@ -2725,13 +3023,16 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x04hint\x18\x02 \x01(\tR\x04hint\x12!\n" +
 	"\fconsole_tail\x18\x03 \x01(\tR\vconsoleTail\x12\x13\n" +
 	"\x05vm_id\x18\x04 \x01(\tR\x04vmId\x12\x17\n" +
-	"\avm_name\x18\x05 \x01(\tR\x06vmName2\x96\b\n" +
+	"\avm_name\x18\x05 \x01(\tR\x06vmName2\xdc\t\n" +
 	"\x06Banger\x12=\n" +
 	"\x06Status\x12\x18.banger.v1.StatusRequest\x1a\x19.banger.v1.StatusResponse\x12C\n" +
 	"\bShutdown\x12\x1a.banger.v1.ShutdownRequest\x1a\x1b.banger.v1.ShutdownResponse\x12?\n" +
 	"\bCreateVM\x12\x1a.banger.v1.CreateVMRequest\x1a\x15.banger.v1.VMProgress0\x01\x12=\n" +
 	"\aStartVM\x12\x19.banger.v1.StartVMRequest\x1a\x15.banger.v1.VMProgress0\x01\x12=\n" +
-	"\x06StopVM\x12\x18.banger.v1.StopVMRequest\x1a\x19.banger.v1.StopVMResponse\x12C\n" +
+	"\x06StopVM\x12\x18.banger.v1.StopVMRequest\x1a\x19.banger.v1.StopVMResponse\x12=\n" +
+	"\x06KillVM\x12\x18.banger.v1.KillVMRequest\x1a\x19.banger.v1.KillVMResponse\x12@\n" +
+	"\aPauseVM\x12\x19.banger.v1.PauseVMRequest\x1a\x1a.banger.v1.PauseVMResponse\x12C\n" +
+	"\bResumeVM\x12\x1a.banger.v1.ResumeVMRequest\x1a\x1b.banger.v1.ResumeVMResponse\x12C\n" +
 	"\bDeleteVM\x12\x1a.banger.v1.DeleteVMRequest\x1a\x1b.banger.v1.DeleteVMResponse\x12@\n" +
 	"\aListVMs\x12\x19.banger.v1.ListVMsRequest\x1a\x1a.banger.v1.ListVMsResponse\x12:\n" +
 	"\x05GetVM\x12\x17.banger.v1.GetVMRequest\x1a\x18.banger.v1.GetVMResponse\x12=\n" +
@@ -2756,7 +3057,7 @@ func file_banger_v1_banger_proto_rawDescGZIP() []byte {
 	return file_banger_v1_banger_proto_rawDescData
 }
 
-var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_banger_v1_banger_proto_goTypes = []any{
 	(*Build)(nil),                  // 0: banger.v1.Build
 	(*StatusRequest)(nil),          // 1: banger.v1.StatusRequest
@@ -2770,30 +3071,36 @@ var file_banger_v1_banger_proto_goTypes = []any{
 	(*StartVMRequest)(nil),         // 9: banger.v1.StartVMRequest
 	(*StopVMRequest)(nil),          // 10: banger.v1.StopVMRequest
 	(*StopVMResponse)(nil),         // 11: banger.v1.StopVMResponse
-	(*DeleteVMRequest)(nil),        // 12: banger.v1.DeleteVMRequest
-	(*DeleteVMResponse)(nil),       // 13: banger.v1.DeleteVMResponse
-	(*ListVMsRequest)(nil),         // 14: banger.v1.ListVMsRequest
-	(*ListVMsResponse)(nil),        // 15: banger.v1.ListVMsResponse
-	(*GetVMRequest)(nil),           // 16: banger.v1.GetVMRequest
-	(*GetVMResponse)(nil),          // 17: banger.v1.GetVMResponse
-	(*LinkVMRequest)(nil),          // 18: banger.v1.LinkVMRequest
-	(*LinkVMResponse)(nil),         // 19: banger.v1.LinkVMResponse
-	(*LeaseRequest)(nil),           // 20: banger.v1.LeaseRequest
-	(*LeaseEvent)(nil),             // 21: banger.v1.LeaseEvent
-	(*Image)(nil),                  // 22: banger.v1.Image
-	(*ListImagesRequest)(nil),      // 23: banger.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),     // 24: banger.v1.ListImagesResponse
-	(*Kernel)(nil),                 // 25: banger.v1.Kernel
-	(*ListKernelsRequest)(nil),     // 26: banger.v1.ListKernelsRequest
-	(*ListKernelsResponse)(nil),    // 27: banger.v1.ListKernelsResponse
-	(*Template)(nil),               // 28: banger.v1.Template
-	(*WarmImageRequest)(nil),       // 29: banger.v1.WarmImageRequest
-	(*WarmImageResponse)(nil),      // 30: banger.v1.WarmImageResponse
-	(*ListTemplatesRequest)(nil),   // 31: banger.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),  // 32: banger.v1.ListTemplatesResponse
-	(*PruneTemplatesRequest)(nil),  // 33: banger.v1.PruneTemplatesRequest
-	(*PruneTemplatesResponse)(nil), // 34: banger.v1.PruneTemplatesResponse
-	(*ErrorDetail)(nil),            // 35: banger.v1.ErrorDetail
+	(*KillVMRequest)(nil),          // 12: banger.v1.KillVMRequest
+	(*KillVMResponse)(nil),         // 13: banger.v1.KillVMResponse
+	(*PauseVMRequest)(nil),         // 14: banger.v1.PauseVMRequest
+	(*PauseVMResponse)(nil),        // 15: banger.v1.PauseVMResponse
+	(*ResumeVMRequest)(nil),        // 16: banger.v1.ResumeVMRequest
+	(*ResumeVMResponse)(nil),       // 17: banger.v1.ResumeVMResponse
+	(*DeleteVMRequest)(nil),        // 18: banger.v1.DeleteVMRequest
+	(*DeleteVMResponse)(nil),       // 19: banger.v1.DeleteVMResponse
+	(*ListVMsRequest)(nil),         // 20: banger.v1.ListVMsRequest
+	(*ListVMsResponse)(nil),        // 21: banger.v1.ListVMsResponse
+	(*GetVMRequest)(nil),           // 22: banger.v1.GetVMRequest
+	(*GetVMResponse)(nil),          // 23: banger.v1.GetVMResponse
+	(*LinkVMRequest)(nil),          // 24: banger.v1.LinkVMRequest
+	(*LinkVMResponse)(nil),         // 25: banger.v1.LinkVMResponse
+	(*LeaseRequest)(nil),           // 26: banger.v1.LeaseRequest
+	(*LeaseEvent)(nil),             // 27: banger.v1.LeaseEvent
+	(*Image)(nil),                  // 28: banger.v1.Image
+	(*ListImagesRequest)(nil),      // 29: banger.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),     // 30: banger.v1.ListImagesResponse
+	(*Kernel)(nil),                 // 31: banger.v1.Kernel
+	(*ListKernelsRequest)(nil),     // 32: banger.v1.ListKernelsRequest
+	(*ListKernelsResponse)(nil),    // 33: banger.v1.ListKernelsResponse
+	(*Template)(nil),               // 34: banger.v1.Template
+	(*WarmImageRequest)(nil),       // 35: banger.v1.WarmImageRequest
+	(*WarmImageResponse)(nil),      // 36: banger.v1.WarmImageResponse
+	(*ListTemplatesRequest)(nil),   // 37: banger.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),  // 38: banger.v1.ListTemplatesResponse
+	(*PruneTemplatesRequest)(nil),  // 39: banger.v1.PruneTemplatesRequest
+	(*PruneTemplatesResponse)(nil), // 40: banger.v1.PruneTemplatesResponse
+	(*ErrorDetail)(nil),            // 41: banger.v1.ErrorDetail
 }
 var file_banger_v1_banger_proto_depIdxs = []int32{
 	0,  // 0: banger.v1.StatusResponse.build:type_name -> banger.v1.Build
@@ -2801,50 +3108,59 @@ var file_banger_v1_banger_proto_depIdxs = []int32{
 	5,  // 2: banger.v1.VMProgress.spec:type_name -> banger.v1.VM
 	5,  // 3: banger.v1.VMProgress.vm:type_name -> banger.v1.VM
 	5,  // 4: banger.v1.StopVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 5: banger.v1.ListVMsResponse.vms:type_name -> banger.v1.VM
-	5,  // 6: banger.v1.GetVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 7: banger.v1.LinkVMResponse.vm:type_name -> banger.v1.VM
-	22, // 8: banger.v1.ListImagesResponse.images:type_name -> banger.v1.Image
-	25, // 9: banger.v1.ListKernelsResponse.kernels:type_name -> banger.v1.Kernel
-	6,  // 10: banger.v1.WarmImageResponse.progress:type_name -> banger.v1.Progress
-	28, // 11: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
-	28, // 12: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
-	28, // 13: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
-	1,  // 14: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
-	3,  // 15: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
-	8,  // 16: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
-	9,  // 17: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
-	10, // 18: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
-	12, // 19: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
-	14, // 20: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
-	16, // 21: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
-	18, // 22: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
-	20, // 23: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
-	23, // 24: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
-	29, // 25: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
-	31, // 26: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
-	33, // 27: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
-	26, // 28: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
-	2,  // 29: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
-	4,  // 30: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
-	7,  // 31: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
-	7,  // 32: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
-	11, // 33: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
-	13, // 34: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
-	15, // 35: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
-	17, // 36: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
-	19, // 37: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
-	21, // 38: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
-	24, // 39: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
-	30, // 40: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
-	32, // 41: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
-	34, // 42: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
-	27, // 43: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
-	29, // [29:44] is the sub-list for method output_type
-	14, // [14:29] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	5,  // 5: banger.v1.KillVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 6: banger.v1.PauseVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 7: banger.v1.ResumeVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 8: banger.v1.ListVMsResponse.vms:type_name -> banger.v1.VM
+	5,  // 9: banger.v1.GetVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 10: banger.v1.LinkVMResponse.vm:type_name -> banger.v1.VM
+	28, // 11: banger.v1.ListImagesResponse.images:type_name -> banger.v1.Image
+	31, // 12: banger.v1.ListKernelsResponse.kernels:type_name -> banger.v1.Kernel
+	6,  // 13: banger.v1.WarmImageResponse.progress:type_name -> banger.v1.Progress
+	34, // 14: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
+	34, // 15: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
+	34, // 16: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
+	1,  // 17: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
+	3,  // 18: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
+	8,  // 19: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
+	9,  // 20: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
+	10, // 21: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
+	12, // 22: banger.v1.Banger.KillVM:input_type -> banger.v1.KillVMRequest
+	14, // 23: banger.v1.Banger.PauseVM:input_type -> banger.v1.PauseVMRequest
+	16, // 24: banger.v1.Banger.ResumeVM:input_type -> banger.v1.ResumeVMRequest
+	18, // 25: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
+	20, // 26: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
+	22, // 27: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
+	24, // 28: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
+	26, // 29: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
+	29, // 30: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
+	35, // 31: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
+	37, // 32: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
+	39, // 33: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
+	32, // 34: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
+	2,  // 35: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
+	4,  // 36: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
+	7,  // 37: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
+	7,  // 38: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
+	11, // 39: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
+	13, // 40: banger.v1.Banger.KillVM:output_type -> banger.v1.KillVMResponse
+	15, // 41: banger.v1.Banger.PauseVM:output_type -> banger.v1.PauseVMResponse
+	17, // 42: banger.v1.Banger.ResumeVM:output_type -> banger.v1.ResumeVMResponse
+	19, // 43: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
+	21, // 44: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
+	23, // 45: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
+	25, // 46: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
+	27, // 47: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
+	30, // 48: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
+	36, // 49: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
+	38, // 50: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
+	40, // 51: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
+	33, // 52: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
+	35, // [35:53] is the sub-list for method output_type
+	17, // [17:35] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_banger_v1_banger_proto_init() }
@@ -2858,7 +3174,7 @@ func file_banger_v1_banger_proto_init() {
 		(*VMProgress_Vm)(nil),
 	}
 	file_banger_v1_banger_proto_msgTypes[8].OneofWrappers = []any{}
-	file_banger_v1_banger_proto_msgTypes[30].OneofWrappers = []any{
+	file_banger_v1_banger_proto_msgTypes[36].OneofWrappers = []any{
 		(*WarmImageResponse_Progress)(nil),
 		(*WarmImageResponse_Template)(nil),
 	}
@@ -2868,7 +3184,7 @@ func file_banger_v1_banger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_v1_banger_proto_rawDesc), len(file_banger_v1_banger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -326,7 +326,7 @@ type StatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// "starting", "spare" (the guest stands still and waits for Claim), "running",
-	// "stopping", "stopped".
+	// "paused", "stopping", "stopped".
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// Highest readiness: "", "agent", "system".
 	Ready       string   `protobuf:"bytes,3,opt,name=ready,proto3" json:"ready,omitempty"`
@@ -664,6 +664,230 @@ func (*KillResponse) Descriptor() ([]byte, []int) {
 	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{7}
 }
 
+type SignalRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signal        int32                  `protobuf:"varint,1,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalRequest) Reset() {
+	*x = SignalRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalRequest) ProtoMessage() {}
+
+func (x *SignalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
+func (*SignalRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SignalRequest) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+type SignalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalResponse) Reset() {
+	*x = SignalResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalResponse) ProtoMessage() {}
+
+func (x *SignalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
+func (*SignalResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{9}
+}
+
+type PauseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseRequest) Reset() {
+	*x = PauseRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseRequest) ProtoMessage() {}
+
+func (x *PauseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
+func (*PauseRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{10}
+}
+
+type PauseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseResponse) Reset() {
+	*x = PauseResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseResponse) ProtoMessage() {}
+
+func (x *PauseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
+func (*PauseResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{11}
+}
+
+type ResumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeRequest) Reset() {
+	*x = ResumeRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeRequest) ProtoMessage() {}
+
+func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
+func (*ResumeRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{12}
+}
+
+type ResumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeResponse) Reset() {
+	*x = ResumeResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeResponse) ProtoMessage() {}
+
+func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
+func (*ResumeResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{13}
+}
+
 type ClaimRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its machine is that of the spare: only who the VM is, and what it may reach,
@@ -675,7 +899,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +911,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +924,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{8}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ClaimRequest) GetSpec() *Spec {
@@ -719,7 +943,7 @@ type ClaimResponse struct {
 
 func (x *ClaimResponse) Reset() {
 	*x = ClaimResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +955,7 @@ func (x *ClaimResponse) String() string {
 func (*ClaimResponse) ProtoMessage() {}
 
 func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +968,7 @@ func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
 func (*ClaimResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{9}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ClaimResponse) GetStatus() *StatusResponse {
@@ -810,17 +1034,27 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\fStopResponse\x12\x14\n" +
 	"\x05clean\x18\x01 \x01(\bR\x05clean\"\r\n" +
 	"\vKillRequest\"\x0e\n" +
-	"\fKillResponse\"6\n" +
+	"\fKillResponse\"'\n" +
+	"\rSignalRequest\x12\x16\n" +
+	"\x06signal\x18\x01 \x01(\x05R\x06signal\"\x10\n" +
+	"\x0eSignalResponse\"\x0e\n" +
+	"\fPauseRequest\"\x0f\n" +
+	"\rPauseResponse\"\x0f\n" +
+	"\rResumeRequest\"\x10\n" +
+	"\x0eResumeResponse\"6\n" +
 	"\fClaimRequest\x12&\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.banger.vm.v1.SpecR\x04spec\"E\n" +
 	"\rClaimResponse\x124\n" +
-	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status2\xd6\x02\n" +
+	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status2\xa2\x04\n" +
 	"\n" +
 	"Supervisor\x12C\n" +
 	"\x06Status\x12\x1b.banger.vm.v1.StatusRequest\x1a\x1c.banger.vm.v1.StatusResponse\x12C\n" +
 	"\x05Watch\x12\x1a.banger.vm.v1.WatchRequest\x1a\x1c.banger.vm.v1.StatusResponse0\x01\x12=\n" +
 	"\x04Stop\x12\x19.banger.vm.v1.StopRequest\x1a\x1a.banger.vm.v1.StopResponse\x12=\n" +
-	"\x04Kill\x12\x19.banger.vm.v1.KillRequest\x1a\x1a.banger.vm.v1.KillResponse\x12@\n" +
+	"\x04Kill\x12\x19.banger.vm.v1.KillRequest\x1a\x1a.banger.vm.v1.KillResponse\x12C\n" +
+	"\x06Signal\x12\x1b.banger.vm.v1.SignalRequest\x1a\x1c.banger.vm.v1.SignalResponse\x12@\n" +
+	"\x05Pause\x12\x1a.banger.vm.v1.PauseRequest\x1a\x1b.banger.vm.v1.PauseResponse\x12C\n" +
+	"\x06Resume\x12\x1b.banger.vm.v1.ResumeRequest\x1a\x1c.banger.vm.v1.ResumeResponse\x12@\n" +
 	"\x05Claim\x12\x1a.banger.vm.v1.ClaimRequest\x1a\x1b.banger.vm.v1.ClaimResponseB-Z+github.com/banger-dev/banger/api/vm/v1;vmv1b\x06proto3"
 
 var (
@@ -835,7 +1069,7 @@ func file_banger_vm_v1_vm_proto_rawDescGZIP() []byte {
 	return file_banger_vm_v1_vm_proto_rawDescData
 }
 
-var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_banger_vm_v1_vm_proto_goTypes = []any{
 	(*Spec)(nil),           // 0: banger.vm.v1.Spec
 	(*StatusRequest)(nil),  // 1: banger.vm.v1.StatusRequest
@@ -845,27 +1079,39 @@ var file_banger_vm_v1_vm_proto_goTypes = []any{
 	(*StopResponse)(nil),   // 5: banger.vm.v1.StopResponse
 	(*KillRequest)(nil),    // 6: banger.vm.v1.KillRequest
 	(*KillResponse)(nil),   // 7: banger.vm.v1.KillResponse
-	(*ClaimRequest)(nil),   // 8: banger.vm.v1.ClaimRequest
-	(*ClaimResponse)(nil),  // 9: banger.vm.v1.ClaimResponse
+	(*SignalRequest)(nil),  // 8: banger.vm.v1.SignalRequest
+	(*SignalResponse)(nil), // 9: banger.vm.v1.SignalResponse
+	(*PauseRequest)(nil),   // 10: banger.vm.v1.PauseRequest
+	(*PauseResponse)(nil),  // 11: banger.vm.v1.PauseResponse
+	(*ResumeRequest)(nil),  // 12: banger.vm.v1.ResumeRequest
+	(*ResumeResponse)(nil), // 13: banger.vm.v1.ResumeResponse
+	(*ClaimRequest)(nil),   // 14: banger.vm.v1.ClaimRequest
+	(*ClaimResponse)(nil),  // 15: banger.vm.v1.ClaimResponse
 }
 var file_banger_vm_v1_vm_proto_depIdxs = []int32{
-	0, // 0: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
-	3, // 1: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
-	1, // 2: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
-	2, // 3: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
-	4, // 4: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
-	6, // 5: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
-	8, // 6: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
-	3, // 7: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
-	3, // 8: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
-	5, // 9: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
-	7, // 10: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
-	9, // 11: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
-	7, // [7:12] is the sub-list for method output_type
-	2, // [2:7] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	0,  // 0: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
+	3,  // 1: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
+	1,  // 2: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
+	2,  // 3: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
+	4,  // 4: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
+	6,  // 5: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
+	8,  // 6: banger.vm.v1.Supervisor.Signal:input_type -> banger.vm.v1.SignalRequest
+	10, // 7: banger.vm.v1.Supervisor.Pause:input_type -> banger.vm.v1.PauseRequest
+	12, // 8: banger.vm.v1.Supervisor.Resume:input_type -> banger.vm.v1.ResumeRequest
+	14, // 9: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
+	3,  // 10: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
+	3,  // 11: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
+	5,  // 12: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
+	7,  // 13: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
+	9,  // 14: banger.vm.v1.Supervisor.Signal:output_type -> banger.vm.v1.SignalResponse
+	11, // 15: banger.vm.v1.Supervisor.Pause:output_type -> banger.vm.v1.PauseResponse
+	13, // 16: banger.vm.v1.Supervisor.Resume:output_type -> banger.vm.v1.ResumeResponse
+	15, // 17: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
+	10, // [10:18] is the sub-list for method output_type
+	2,  // [2:10] is the sub-list for method input_type
+	2,  // [2:2] is the sub-list for extension type_name
+	2,  // [2:2] is the sub-list for extension extendee
+	0,  // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_banger_vm_v1_vm_proto_init() }
@@ -879,7 +1125,7 @@ func file_banger_vm_v1_vm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_vm_v1_vm_proto_rawDesc), len(file_banger_vm_v1_vm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

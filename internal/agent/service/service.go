@@ -31,6 +31,9 @@ const answerFirst = 100 * time.Millisecond
 // it becomes systemd is lost.
 const askAgain = 2 * time.Second
 
+// maxSignal is Linux's SIGRTMAX.
+const maxSignal = 64
+
 // Service implements agentv1.AgentService.
 type Service struct {
 	init string
@@ -214,6 +217,21 @@ func stopSignal(init string, reboot bool) syscall.Signal {
 		return boot.RebootSignal
 	}
 	return boot.PowerOffSignal
+}
+
+// Signal implements agentv1.AgentService.
+func (s *Service) Signal(_ context.Context, req *agentv1.SignalRequest) (*agentv1.SignalResponse, error) {
+	if err := s.owned(); err != nil {
+		return nil, err
+	}
+	sig := syscall.Signal(req.GetSignal())
+	if sig < 1 || sig > maxSignal || sig == syscall.SIGKILL || sig == syscall.SIGSTOP {
+		return nil, status.Errorf(codes.InvalidArgument, "process 1 gets no signal %d", sig)
+	}
+	if err := s.ask(sig); err != nil {
+		return nil, status.Errorf(codes.Internal, "signal %d to process 1: %v", sig, err)
+	}
+	return &agentv1.SignalResponse{}, nil
 }
 
 // Tune implements agentv1.AgentService.

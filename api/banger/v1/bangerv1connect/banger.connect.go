@@ -51,6 +51,12 @@ const (
 	BangerStartVMProcedure = "/banger.v1.Banger/StartVM"
 	// BangerStopVMProcedure is the fully-qualified name of the Banger's StopVM RPC.
 	BangerStopVMProcedure = "/banger.v1.Banger/StopVM"
+	// BangerKillVMProcedure is the fully-qualified name of the Banger's KillVM RPC.
+	BangerKillVMProcedure = "/banger.v1.Banger/KillVM"
+	// BangerPauseVMProcedure is the fully-qualified name of the Banger's PauseVM RPC.
+	BangerPauseVMProcedure = "/banger.v1.Banger/PauseVM"
+	// BangerResumeVMProcedure is the fully-qualified name of the Banger's ResumeVM RPC.
+	BangerResumeVMProcedure = "/banger.v1.Banger/ResumeVM"
 	// BangerDeleteVMProcedure is the fully-qualified name of the Banger's DeleteVM RPC.
 	BangerDeleteVMProcedure = "/banger.v1.Banger/DeleteVM"
 	// BangerListVMsProcedure is the fully-qualified name of the Banger's ListVMs RPC.
@@ -91,6 +97,16 @@ type BangerClient interface {
 	// StopVM shuts the guest down, then powers it off after timeout_ms.
 	// A VM that is already stopped is no error.
 	StopVM(context.Context, *connect.Request[v1.StopVMRequest]) (*connect.Response[v1.StopVMResponse], error)
+	// KillVM ends a VM at once, as pulling the plug does, whatever is under way on it;
+	// its disks stay. With a signal other than 9 it only tells the guest, and the
+	// guest does what it does.
+	KillVM(context.Context, *connect.Request[v1.KillVMRequest]) (*connect.Response[v1.KillVMResponse], error)
+	// PauseVM has the guest stand still: it keeps its memory and takes no processor
+	// time. Commands in it go on when it is resumed. A VM that is paused already is
+	// no error.
+	PauseVM(context.Context, *connect.Request[v1.PauseVMRequest]) (*connect.Response[v1.PauseVMResponse], error)
+	// ResumeVM lets a paused guest go on. A VM that runs is no error.
+	ResumeVM(context.Context, *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error)
 	// DeleteVM removes a VM and its disks. A running one is "wrong_state" unless
 	// force is set.
 	DeleteVM(context.Context, *connect.Request[v1.DeleteVMRequest]) (*connect.Response[v1.DeleteVMResponse], error)
@@ -100,7 +116,7 @@ type BangerClient interface {
 	GetVM(context.Context, *connect.Request[v1.GetVMRequest]) (*connect.Response[v1.GetVMResponse], error)
 	// LinkVM returns where the running VM's guest link is reached, waiting up to
 	// timeout_ms for its agent, and for a successor when its supervisor has
-	// crashed.
+	// crashed. A paused VM is "wrong_state", unless while_paused is set.
 	LinkVM(context.Context, *connect.Request[v1.LinkVMRequest]) (*connect.Response[v1.LinkVMResponse], error)
 	// Lease is held open by the client of an ephemeral VM (CreateVMRequest.
 	// ephemeral). The daemon deletes the VM when no lease has been held for 10 s.
@@ -158,6 +174,24 @@ func NewBangerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			httpClient,
 			baseURL+BangerStopVMProcedure,
 			connect.WithSchema(bangerMethods.ByName("StopVM")),
+			connect.WithClientOptions(opts...),
+		),
+		killVM: connect.NewClient[v1.KillVMRequest, v1.KillVMResponse](
+			httpClient,
+			baseURL+BangerKillVMProcedure,
+			connect.WithSchema(bangerMethods.ByName("KillVM")),
+			connect.WithClientOptions(opts...),
+		),
+		pauseVM: connect.NewClient[v1.PauseVMRequest, v1.PauseVMResponse](
+			httpClient,
+			baseURL+BangerPauseVMProcedure,
+			connect.WithSchema(bangerMethods.ByName("PauseVM")),
+			connect.WithClientOptions(opts...),
+		),
+		resumeVM: connect.NewClient[v1.ResumeVMRequest, v1.ResumeVMResponse](
+			httpClient,
+			baseURL+BangerResumeVMProcedure,
+			connect.WithSchema(bangerMethods.ByName("ResumeVM")),
 			connect.WithClientOptions(opts...),
 		),
 		deleteVM: connect.NewClient[v1.DeleteVMRequest, v1.DeleteVMResponse](
@@ -230,6 +264,9 @@ type bangerClient struct {
 	createVM       *connect.Client[v1.CreateVMRequest, v1.VMProgress]
 	startVM        *connect.Client[v1.StartVMRequest, v1.VMProgress]
 	stopVM         *connect.Client[v1.StopVMRequest, v1.StopVMResponse]
+	killVM         *connect.Client[v1.KillVMRequest, v1.KillVMResponse]
+	pauseVM        *connect.Client[v1.PauseVMRequest, v1.PauseVMResponse]
+	resumeVM       *connect.Client[v1.ResumeVMRequest, v1.ResumeVMResponse]
 	deleteVM       *connect.Client[v1.DeleteVMRequest, v1.DeleteVMResponse]
 	listVMs        *connect.Client[v1.ListVMsRequest, v1.ListVMsResponse]
 	getVM          *connect.Client[v1.GetVMRequest, v1.GetVMResponse]
@@ -265,6 +302,21 @@ func (c *bangerClient) StartVM(ctx context.Context, req *connect.Request[v1.Star
 // StopVM calls banger.v1.Banger.StopVM.
 func (c *bangerClient) StopVM(ctx context.Context, req *connect.Request[v1.StopVMRequest]) (*connect.Response[v1.StopVMResponse], error) {
 	return c.stopVM.CallUnary(ctx, req)
+}
+
+// KillVM calls banger.v1.Banger.KillVM.
+func (c *bangerClient) KillVM(ctx context.Context, req *connect.Request[v1.KillVMRequest]) (*connect.Response[v1.KillVMResponse], error) {
+	return c.killVM.CallUnary(ctx, req)
+}
+
+// PauseVM calls banger.v1.Banger.PauseVM.
+func (c *bangerClient) PauseVM(ctx context.Context, req *connect.Request[v1.PauseVMRequest]) (*connect.Response[v1.PauseVMResponse], error) {
+	return c.pauseVM.CallUnary(ctx, req)
+}
+
+// ResumeVM calls banger.v1.Banger.ResumeVM.
+func (c *bangerClient) ResumeVM(ctx context.Context, req *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error) {
+	return c.resumeVM.CallUnary(ctx, req)
 }
 
 // DeleteVM calls banger.v1.Banger.DeleteVM.
@@ -335,6 +387,16 @@ type BangerHandler interface {
 	// StopVM shuts the guest down, then powers it off after timeout_ms.
 	// A VM that is already stopped is no error.
 	StopVM(context.Context, *connect.Request[v1.StopVMRequest]) (*connect.Response[v1.StopVMResponse], error)
+	// KillVM ends a VM at once, as pulling the plug does, whatever is under way on it;
+	// its disks stay. With a signal other than 9 it only tells the guest, and the
+	// guest does what it does.
+	KillVM(context.Context, *connect.Request[v1.KillVMRequest]) (*connect.Response[v1.KillVMResponse], error)
+	// PauseVM has the guest stand still: it keeps its memory and takes no processor
+	// time. Commands in it go on when it is resumed. A VM that is paused already is
+	// no error.
+	PauseVM(context.Context, *connect.Request[v1.PauseVMRequest]) (*connect.Response[v1.PauseVMResponse], error)
+	// ResumeVM lets a paused guest go on. A VM that runs is no error.
+	ResumeVM(context.Context, *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error)
 	// DeleteVM removes a VM and its disks. A running one is "wrong_state" unless
 	// force is set.
 	DeleteVM(context.Context, *connect.Request[v1.DeleteVMRequest]) (*connect.Response[v1.DeleteVMResponse], error)
@@ -344,7 +406,7 @@ type BangerHandler interface {
 	GetVM(context.Context, *connect.Request[v1.GetVMRequest]) (*connect.Response[v1.GetVMResponse], error)
 	// LinkVM returns where the running VM's guest link is reached, waiting up to
 	// timeout_ms for its agent, and for a successor when its supervisor has
-	// crashed.
+	// crashed. A paused VM is "wrong_state", unless while_paused is set.
 	LinkVM(context.Context, *connect.Request[v1.LinkVMRequest]) (*connect.Response[v1.LinkVMResponse], error)
 	// Lease is held open by the client of an ephemeral VM (CreateVMRequest.
 	// ephemeral). The daemon deletes the VM when no lease has been held for 10 s.
@@ -398,6 +460,24 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 		BangerStopVMProcedure,
 		svc.StopVM,
 		connect.WithSchema(bangerMethods.ByName("StopVM")),
+		connect.WithHandlerOptions(opts...),
+	)
+	bangerKillVMHandler := connect.NewUnaryHandler(
+		BangerKillVMProcedure,
+		svc.KillVM,
+		connect.WithSchema(bangerMethods.ByName("KillVM")),
+		connect.WithHandlerOptions(opts...),
+	)
+	bangerPauseVMHandler := connect.NewUnaryHandler(
+		BangerPauseVMProcedure,
+		svc.PauseVM,
+		connect.WithSchema(bangerMethods.ByName("PauseVM")),
+		connect.WithHandlerOptions(opts...),
+	)
+	bangerResumeVMHandler := connect.NewUnaryHandler(
+		BangerResumeVMProcedure,
+		svc.ResumeVM,
+		connect.WithSchema(bangerMethods.ByName("ResumeVM")),
 		connect.WithHandlerOptions(opts...),
 	)
 	bangerDeleteVMHandler := connect.NewUnaryHandler(
@@ -472,6 +552,12 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 			bangerStartVMHandler.ServeHTTP(w, r)
 		case BangerStopVMProcedure:
 			bangerStopVMHandler.ServeHTTP(w, r)
+		case BangerKillVMProcedure:
+			bangerKillVMHandler.ServeHTTP(w, r)
+		case BangerPauseVMProcedure:
+			bangerPauseVMHandler.ServeHTTP(w, r)
+		case BangerResumeVMProcedure:
+			bangerResumeVMHandler.ServeHTTP(w, r)
 		case BangerDeleteVMProcedure:
 			bangerDeleteVMHandler.ServeHTTP(w, r)
 		case BangerListVMsProcedure:
@@ -519,6 +605,18 @@ func (UnimplementedBangerHandler) StartVM(context.Context, *connect.Request[v1.S
 
 func (UnimplementedBangerHandler) StopVM(context.Context, *connect.Request[v1.StopVMRequest]) (*connect.Response[v1.StopVMResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.StopVM is not implemented"))
+}
+
+func (UnimplementedBangerHandler) KillVM(context.Context, *connect.Request[v1.KillVMRequest]) (*connect.Response[v1.KillVMResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.KillVM is not implemented"))
+}
+
+func (UnimplementedBangerHandler) PauseVM(context.Context, *connect.Request[v1.PauseVMRequest]) (*connect.Response[v1.PauseVMResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.PauseVM is not implemented"))
+}
+
+func (UnimplementedBangerHandler) ResumeVM(context.Context, *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.ResumeVM is not implemented"))
 }
 
 func (UnimplementedBangerHandler) DeleteVM(context.Context, *connect.Request[v1.DeleteVMRequest]) (*connect.Response[v1.DeleteVMResponse], error) {

@@ -47,6 +47,12 @@ const (
 	SupervisorStopProcedure = "/banger.vm.v1.Supervisor/Stop"
 	// SupervisorKillProcedure is the fully-qualified name of the Supervisor's Kill RPC.
 	SupervisorKillProcedure = "/banger.vm.v1.Supervisor/Kill"
+	// SupervisorSignalProcedure is the fully-qualified name of the Supervisor's Signal RPC.
+	SupervisorSignalProcedure = "/banger.vm.v1.Supervisor/Signal"
+	// SupervisorPauseProcedure is the fully-qualified name of the Supervisor's Pause RPC.
+	SupervisorPauseProcedure = "/banger.vm.v1.Supervisor/Pause"
+	// SupervisorResumeProcedure is the fully-qualified name of the Supervisor's Resume RPC.
+	SupervisorResumeProcedure = "/banger.vm.v1.Supervisor/Resume"
 	// SupervisorClaimProcedure is the fully-qualified name of the Supervisor's Claim RPC.
 	SupervisorClaimProcedure = "/banger.vm.v1.Supervisor/Claim"
 )
@@ -62,6 +68,15 @@ type SupervisorClient interface {
 	Stop(context.Context, *connect.Request[v1.StopRequest]) (*connect.Response[v1.StopResponse], error)
 	// Kill powers the VM off at once and returns when the VMM is gone.
 	Kill(context.Context, *connect.Request[v1.KillRequest]) (*connect.Response[v1.KillResponse], error)
+	// Signal tells the guest's agent to send a signal to process 1; 15 asks the guest
+	// to shut down, whatever its init system. It returns when the agent has done so.
+	Signal(context.Context, *connect.Request[v1.SignalRequest]) (*connect.Response[v1.SignalResponse], error)
+	// Pause has the guest stand still until Resume, also if this supervisor crashes
+	// and a successor takes over. It ends the session with the guest: streams of
+	// link.sock break, and new ones are refused. Pausing a paused guest is no error.
+	Pause(context.Context, *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error)
+	// Resume lets a paused guest go on. One that runs is no error.
+	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
 	// Claim makes a spare the VM of a spec: it writes that as spec.json, lets the
 	// guest go on and tells it who it is. It returns when the guest has answered,
 	// with the status of then. A supervisor that is no spare, or not one any more,
@@ -104,6 +119,24 @@ func NewSupervisorClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(supervisorMethods.ByName("Kill")),
 			connect.WithClientOptions(opts...),
 		),
+		signal: connect.NewClient[v1.SignalRequest, v1.SignalResponse](
+			httpClient,
+			baseURL+SupervisorSignalProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Signal")),
+			connect.WithClientOptions(opts...),
+		),
+		pause: connect.NewClient[v1.PauseRequest, v1.PauseResponse](
+			httpClient,
+			baseURL+SupervisorPauseProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Pause")),
+			connect.WithClientOptions(opts...),
+		),
+		resume: connect.NewClient[v1.ResumeRequest, v1.ResumeResponse](
+			httpClient,
+			baseURL+SupervisorResumeProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Resume")),
+			connect.WithClientOptions(opts...),
+		),
 		claim: connect.NewClient[v1.ClaimRequest, v1.ClaimResponse](
 			httpClient,
 			baseURL+SupervisorClaimProcedure,
@@ -119,6 +152,9 @@ type supervisorClient struct {
 	watch  *connect.Client[v1.WatchRequest, v1.StatusResponse]
 	stop   *connect.Client[v1.StopRequest, v1.StopResponse]
 	kill   *connect.Client[v1.KillRequest, v1.KillResponse]
+	signal *connect.Client[v1.SignalRequest, v1.SignalResponse]
+	pause  *connect.Client[v1.PauseRequest, v1.PauseResponse]
+	resume *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
 	claim  *connect.Client[v1.ClaimRequest, v1.ClaimResponse]
 }
 
@@ -142,6 +178,21 @@ func (c *supervisorClient) Kill(ctx context.Context, req *connect.Request[v1.Kil
 	return c.kill.CallUnary(ctx, req)
 }
 
+// Signal calls banger.vm.v1.Supervisor.Signal.
+func (c *supervisorClient) Signal(ctx context.Context, req *connect.Request[v1.SignalRequest]) (*connect.Response[v1.SignalResponse], error) {
+	return c.signal.CallUnary(ctx, req)
+}
+
+// Pause calls banger.vm.v1.Supervisor.Pause.
+func (c *supervisorClient) Pause(ctx context.Context, req *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error) {
+	return c.pause.CallUnary(ctx, req)
+}
+
+// Resume calls banger.vm.v1.Supervisor.Resume.
+func (c *supervisorClient) Resume(ctx context.Context, req *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error) {
+	return c.resume.CallUnary(ctx, req)
+}
+
 // Claim calls banger.vm.v1.Supervisor.Claim.
 func (c *supervisorClient) Claim(ctx context.Context, req *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error) {
 	return c.claim.CallUnary(ctx, req)
@@ -158,6 +209,15 @@ type SupervisorHandler interface {
 	Stop(context.Context, *connect.Request[v1.StopRequest]) (*connect.Response[v1.StopResponse], error)
 	// Kill powers the VM off at once and returns when the VMM is gone.
 	Kill(context.Context, *connect.Request[v1.KillRequest]) (*connect.Response[v1.KillResponse], error)
+	// Signal tells the guest's agent to send a signal to process 1; 15 asks the guest
+	// to shut down, whatever its init system. It returns when the agent has done so.
+	Signal(context.Context, *connect.Request[v1.SignalRequest]) (*connect.Response[v1.SignalResponse], error)
+	// Pause has the guest stand still until Resume, also if this supervisor crashes
+	// and a successor takes over. It ends the session with the guest: streams of
+	// link.sock break, and new ones are refused. Pausing a paused guest is no error.
+	Pause(context.Context, *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error)
+	// Resume lets a paused guest go on. One that runs is no error.
+	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
 	// Claim makes a spare the VM of a spec: it writes that as spec.json, lets the
 	// guest go on and tells it who it is. It returns when the guest has answered,
 	// with the status of then. A supervisor that is no spare, or not one any more,
@@ -196,6 +256,24 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(supervisorMethods.ByName("Kill")),
 		connect.WithHandlerOptions(opts...),
 	)
+	supervisorSignalHandler := connect.NewUnaryHandler(
+		SupervisorSignalProcedure,
+		svc.Signal,
+		connect.WithSchema(supervisorMethods.ByName("Signal")),
+		connect.WithHandlerOptions(opts...),
+	)
+	supervisorPauseHandler := connect.NewUnaryHandler(
+		SupervisorPauseProcedure,
+		svc.Pause,
+		connect.WithSchema(supervisorMethods.ByName("Pause")),
+		connect.WithHandlerOptions(opts...),
+	)
+	supervisorResumeHandler := connect.NewUnaryHandler(
+		SupervisorResumeProcedure,
+		svc.Resume,
+		connect.WithSchema(supervisorMethods.ByName("Resume")),
+		connect.WithHandlerOptions(opts...),
+	)
 	supervisorClaimHandler := connect.NewUnaryHandler(
 		SupervisorClaimProcedure,
 		svc.Claim,
@@ -212,6 +290,12 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 			supervisorStopHandler.ServeHTTP(w, r)
 		case SupervisorKillProcedure:
 			supervisorKillHandler.ServeHTTP(w, r)
+		case SupervisorSignalProcedure:
+			supervisorSignalHandler.ServeHTTP(w, r)
+		case SupervisorPauseProcedure:
+			supervisorPauseHandler.ServeHTTP(w, r)
+		case SupervisorResumeProcedure:
+			supervisorResumeHandler.ServeHTTP(w, r)
 		case SupervisorClaimProcedure:
 			supervisorClaimHandler.ServeHTTP(w, r)
 		default:
@@ -237,6 +321,18 @@ func (UnimplementedSupervisorHandler) Stop(context.Context, *connect.Request[v1.
 
 func (UnimplementedSupervisorHandler) Kill(context.Context, *connect.Request[v1.KillRequest]) (*connect.Response[v1.KillResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Kill is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Signal(context.Context, *connect.Request[v1.SignalRequest]) (*connect.Response[v1.SignalResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Signal is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Pause(context.Context, *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Pause is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Resume is not implemented"))
 }
 
 func (UnimplementedSupervisorHandler) Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error) {
