@@ -46,7 +46,7 @@ type supervisor struct {
 	vm      driver.Instance
 	network *network.Network
 	// floor is when the guest may be spoken to.
-	floor *floor
+	floor   *floor
 	console *logfile.File
 	// messages is what the guest's agent may still send.
 	messages *ration
