@@ -1,5 +1,7 @@
 package banger
 
+import "strings"
+
 // The build stamp: one for all four binaries, set by the linker (Makefile).
 var (
 	buildVersion = "dev"
@@ -20,3 +22,17 @@ func BuildStamp() Build { return Build{buildVersion, buildCommit, buildTime} }
 
 // String is the stamp in one word: version+commit.
 func (b Build) String() string { return b.Version + "+" + b.Commit }
+
+// BuildHeader is the HTTP header in which a daemon says its Build with every
+// answer.
+const BuildHeader = "Banger-Build"
+
+// Header is b as the value of a BuildHeader.
+func (b Build) Header() string { return b.Version + " " + b.Commit + " " + b.Time }
+
+// BuildOfHeader reads the value of a BuildHeader; what is missing is empty.
+func BuildOfHeader(value string) Build {
+	version, rest, _ := strings.Cut(value, " ")
+	commit, time, _ := strings.Cut(rest, " ")
+	return Build{version, commit, time}
+}

@@ -32,7 +32,7 @@ type Client struct {
 
 	dialing sync.Mutex // so that concurrent calls start one daemon
 	greeted sync.Once
-	greet   func(*bangerv1.StatusResponse)
+	greet   func(banger.Build)
 }
 
 // Options say how a Client behaves.
@@ -40,14 +40,14 @@ type Options struct {
 	// NoStart makes calls fail with code unavailable when no daemon runs; else
 	// one is started.
 	NoStart bool
-	// OnConnect, if not nil, is called once, before the first call, with the
-	// daemon's status: to compare builds.
-	OnConnect func(*bangerv1.StatusResponse)
+	// OnAnswer, if not nil, is called once, when the daemon first answers, with
+	// its build: to compare it.
+	OnAnswer func(banger.Build)
 }
 
 // New returns a client for home. It does nothing yet: the first call connects.
 func New(home layout.Home, opts Options) *Client {
-	c := &Client{home: home, autostart: !opts.NoStart, greet: opts.OnConnect}
+	c := &Client{home: home, autostart: !opts.NoStart, greet: opts.OnAnswer}
 	// HTTP/1.1: connecting and two calls took 0.18-0.27 ms, over h2c 0.26-0.32.
 	c.transport = &http.Transport{
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
@@ -56,7 +56,7 @@ func New(home layout.Home, opts Options) *Client {
 		WriteBufferSize:    16 << 10,
 		ReadBufferSize:     16 << 10,
 	}
-	c.rpc = bangerv1connect.NewBangerClient(&http.Client{Transport: c.transport}, "http://bangerd",
+	c.rpc = bangerv1connect.NewBangerClient(&http.Client{Transport: listening{c}}, "http://bangerd",
 		connect.WithAcceptCompression("gzip", nil, nil), connect.WithReadMaxBytes(maxMessage),
 		connect.WithInterceptors(tracerpc.Client()))
 	return c
@@ -71,23 +71,20 @@ func (c *Client) Close() { c.transport.CloseIdleConnections() }
 // Home returns the directories that this client works with.
 func (c *Client) Home() layout.Home { return c.home }
 
-// hello asks once who the daemon is. A daemon that does not answer that will not
-// answer the call either, and that error is the one to show.
-func (c *Client) hello(ctx context.Context) {
-	if c.greet == nil {
-		return
+// listening hears from the first answer what build the daemon is of.
+type listening struct{ c *Client }
+
+// RoundTrip implements http.RoundTripper.
+func (l listening) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := l.c.transport.RoundTrip(req)
+	if err == nil && l.c.greet != nil {
+		l.c.greeted.Do(func() { l.c.greet(banger.BuildOfHeader(res.Header.Get(banger.BuildHeader))) })
 	}
-	c.greeted.Do(func() {
-		ctx, cancel := context.WithTimeout(ctx, startWithin+helloWithin)
-		defer cancel()
-		if status, err := unary(ctx, c.rpc.Status, &bangerv1.StatusRequest{}); err == nil {
-			c.greet(status)
-		}
-	})
+	return res, err
 }
 
-// helloWithin bounds the wait for an answer to hello.
-const helloWithin = 2 * time.Second
+// CloseIdleConnections is what http.Client looks for.
+func (l listening) CloseIdleConnections() { l.c.transport.CloseIdleConnections() }
 
 // unary makes one call and decodes its error.
 func unary[Req, Res any](ctx context.Context, call func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), req *Req) (*Res, error) {
@@ -133,7 +130,6 @@ type VMEvents interface {
 
 // CreateVM makes a VM and waits for it. Cancelling ctx undoes it.
 func (c *Client) CreateVM(ctx context.Context, req *bangerv1.CreateVMRequest, events VMEvents) (*bangerv1.VM, error) {
-	c.hello(ctx)
 	stream, err := c.rpc.CreateVM(ctx, connect.NewRequest(req))
 	if err != nil {
 		return nil, decode(ctx, err)
@@ -143,7 +139,6 @@ func (c *Client) CreateVM(ctx context.Context, req *bangerv1.CreateVMRequest, ev
 
 // StartVM starts a VM and waits for it. Cancelling ctx stops it again.
 func (c *Client) StartVM(ctx context.Context, req *bangerv1.StartVMRequest, events VMEvents) (*bangerv1.VM, error) {
-	c.hello(ctx)
 	stream, err := c.rpc.StartVM(ctx, connect.NewRequest(req))
 	if err != nil {
 		return nil, decode(ctx, err)
@@ -176,7 +171,6 @@ func follow(ctx context.Context, stream *connect.ServerStreamForClient[bangerv1.
 
 // StopVM shuts a VM down; timeout 0 is the daemon's default.
 func (c *Client) StopVM(ctx context.Context, ref string, timeout time.Duration) (*bangerv1.VM, error) {
-	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.StopVM, &bangerv1.StopVMRequest{Ref: ref, TimeoutMs: timeout.Milliseconds()})
 	return res.GetVm(), err
 }
@@ -204,7 +198,6 @@ func (c *Client) ResumeVM(ctx context.Context, ref string) (*bangerv1.VM, error)
 
 // DeleteVM removes a VM, with force also one that runs. It returns its id.
 func (c *Client) DeleteVM(ctx context.Context, ref string, force bool) (string, error) {
-	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.DeleteVM, &bangerv1.DeleteVMRequest{Ref: ref, Force: force})
 	return res.GetId(), err
 }
@@ -212,21 +205,18 @@ func (c *Client) DeleteVM(ctx context.Context, ref string, force bool) (string, 
 // DropVM removes a VM, also one that runs, and returns when that is sure: it is in
 // no list any more, and the daemon does the rest, also if it is killed meanwhile.
 func (c *Client) DropVM(ctx context.Context, ref string) error {
-	c.hello(ctx)
 	_, err := unary(ctx, c.rpc.DeleteVM, &bangerv1.DeleteVMRequest{Ref: ref, Force: true, Background: true})
 	return err
 }
 
 // ListVMs returns every VM, oldest first.
 func (c *Client) ListVMs(ctx context.Context) ([]*bangerv1.VM, error) {
-	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.ListVMs, &bangerv1.ListVMsRequest{})
 	return res.GetVms(), err
 }
 
 // GetVM resolves one reference.
 func (c *Client) GetVM(ctx context.Context, ref string) (*bangerv1.VM, error) {
-	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.GetVM, &bangerv1.GetVMRequest{Ref: ref})
 	return res.GetVm(), err
 }
@@ -234,20 +224,17 @@ func (c *Client) GetVM(ctx context.Context, ref string) (*bangerv1.VM, error) {
 // LinkVM returns where the guest link of a running VM is reached, waiting up to
 // timeout for its agent.
 func (c *Client) LinkVM(ctx context.Context, ref string, timeout time.Duration) (*bangerv1.LinkVMResponse, error) {
-	c.hello(ctx)
 	return unary(ctx, c.rpc.LinkVM, &bangerv1.LinkVMRequest{Ref: ref, TimeoutMs: timeout.Milliseconds()})
 }
 
 // ListImages returns the local images, with available also the catalog's.
 func (c *Client) ListImages(ctx context.Context, available bool) ([]*bangerv1.Image, error) {
-	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.ListImages, &bangerv1.ListImagesRequest{Available: available})
 	return res.GetImages(), err
 }
 
 // ListKernels returns the local kernels, with available also the catalog's.
 func (c *Client) ListKernels(ctx context.Context, available bool) ([]*bangerv1.Kernel, error) {
-	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.ListKernels, &bangerv1.ListKernelsRequest{Available: available})
 	return res.GetKernels(), err
 }

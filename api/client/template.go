@@ -12,7 +12,6 @@ import (
 // WarmImage makes the template of an image and a shape, if there is none, and
 // waits for it. Cancelling ctx undoes it. progress is called for each step.
 func (c *Client) WarmImage(ctx context.Context, req *bangerv1.WarmImageRequest, progress func(*bangerv1.Progress)) (*bangerv1.Template, error) {
-	c.hello(ctx)
 	stream, err := c.rpc.WarmImage(ctx, connect.NewRequest(req))
 	if err != nil {
 		return nil, decode(ctx, err)
@@ -40,7 +39,6 @@ func (c *Client) WarmImage(ctx context.Context, req *bangerv1.WarmImageRequest, 
 // ListTemplates returns the templates, the one used last first. With verify the
 // daemon reads all of each, and says which are damaged.
 func (c *Client) ListTemplates(ctx context.Context, verify bool) ([]*bangerv1.Template, error) {
-	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.ListTemplates, &bangerv1.ListTemplatesRequest{Verify: verify})
 	return res.GetTemplates(), err
 }
@@ -48,7 +46,6 @@ func (c *Client) ListTemplates(ctx context.Context, verify bool) ([]*bangerv1.Te
 // PruneTemplates removes the templates that no VM can be started from any more,
 // or as many as the request says, and returns them.
 func (c *Client) PruneTemplates(ctx context.Context, req *bangerv1.PruneTemplatesRequest) ([]*bangerv1.Template, error) {
-	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.PruneTemplates, req)
 	return res.GetRemoved(), err
 }

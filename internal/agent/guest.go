@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -37,6 +38,8 @@ type guest struct {
 	known      bool
 	boot       *agentv1.Boot
 	ssh        *sshd.Server
+	// clock is to be set before a stream is served; nil: it was, with Boot.
+	clock *lateClock
 
 	// online is closed when the root is complete and the network has been set up,
 	// or could not be. Until then no command is run.
@@ -65,13 +68,11 @@ func (g *guest) Boot(payload []byte) {
 		g.log.Error("boot message is not readable", "cause", err)
 		return
 	}
-	if g.isTemplate() && !boot.Template {
-		if err := identity.Resume(boot); err != nil {
-			g.log.Error("this copy of a template takes no commands: it is not its own", "cause", err)
-			return
-		}
-	}
-	if err := identity.Apply(boot); err != nil {
+	apply, late := g.ways(boot)
+	if err := apply(boot); errors.Is(err, identity.ErrNotOwn) {
+		g.log.Error("this guest takes no commands", "cause", err)
+		return
+	} else if err != nil {
 		g.log.Error("identity is not complete", "cause", err)
 	}
 	select {
@@ -82,14 +83,26 @@ func (g *guest) Boot(payload []byte) {
 	g.rpc.SetTemplate(boot.Template)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.boot, g.ssh, g.known = boot, nil, true
+	g.boot, g.ssh, g.known, g.clock = boot, nil, true, late
 }
 
-// isTemplate reports whether the guest is nobody's yet.
-func (g *guest) isTemplate() bool {
+// lateClock is the time of a Boot that is set behind the answer to it.
+type lateClock struct {
+	time, heard time.Time
+	set         chan struct{} // closed when it is, or could not be
+}
+
+// ways is how boot is applied, and when its clock is set: nil, at once.
+func (g *guest) ways(boot *agentv1.Boot) (apply func(*agentv1.Boot) error, late *lateClock) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.known && g.boot.Template
+	copied := g.known && g.boot.Template && !boot.Template
+	// A doorbell may have been given up before the clock was set.
+	if !copied && g.clock == nil {
+		return identity.Apply, nil
+	}
+	late = &lateClock{time: time.Unix(0, boot.TimeUnixNs), heard: time.Now(), set: make(chan struct{})}
+	return identity.Resume, late
 }
 
 // connect sets the network up. A copy of a guest has that of its original
@@ -117,6 +130,7 @@ func (g *guest) connect(n *agentv1.Network) {
 // when the identity is applied: the image's init takes the processor for
 // seconds, and the host waits for an answer.
 func (g *guest) Started() {
+	g.setClock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.known || g.identified == nil {
@@ -136,8 +150,34 @@ func (g *guest) Started() {
 	g.rpc.Identified()
 }
 
+// setClock sets the clock of a copy, which until then serves no stream.
+func (g *guest) setClock() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.clock == nil {
+		return
+	}
+	if err := identity.SetClock(g.clock.time.Add(time.Since(g.clock.heard))); err != nil {
+		g.log.Error("this guest takes no commands", "cause", err)
+		g.known = false
+	}
+	close(g.clock.set)
+	g.clock = nil
+}
+
+// awaitClock returns when no clock is to be set any more.
+func (g *guest) awaitClock() {
+	g.mu.Lock()
+	late := g.clock
+	g.mu.Unlock()
+	if late != nil {
+		<-late.set
+	}
+}
+
 // Stream implements link.Handler.
 func (g *guest) Stream(conn net.Conn, port uint32, broken func() bool) {
+	g.awaitClock()
 	if !g.serves(port) {
 		abort(conn)
 		return

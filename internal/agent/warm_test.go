@@ -82,3 +82,39 @@ func TestACopyWithoutEntropyIsNobodys(t *testing.T) {
 		}
 	}
 }
+
+// TestClockOfACopy: until a copy's clock is set it serves no stream, and none at
+// all if it cannot be set.
+func TestClockOfACopy(t *testing.T) {
+	g := &guest{log: slog.New(slog.DiscardHandler)}
+	somebody := &agentv1.Boot{TimeUnixNs: -2e9} // settimeofday takes no such time
+	if _, late := g.ways(somebody); late != nil {
+		t.Error("a guest that boots waits for its clock")
+	}
+	g.known, g.boot = true, &agentv1.Boot{Template: true}
+	if _, late := g.ways(&agentv1.Boot{Template: true}); late != nil {
+		t.Error("a template waits for its clock")
+	}
+	_, late := g.ways(somebody)
+	if late == nil {
+		t.Fatal("a copy does not wait for its clock")
+	}
+	g.boot, g.clock = somebody, late
+	if _, again := g.ways(somebody); again == nil {
+		t.Error("at another doorbell it does not wait any more")
+	}
+	client, server := net.Pipe()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		g.Stream(server, linkwire.PortRPC, nil)
+	}()
+	g.setClock()
+	<-served
+	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("read: %v", err)
+	}
+	if g.clock != nil || g.known {
+		t.Error("a guest whose clock could not be set is known")
+	}
+}

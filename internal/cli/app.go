@@ -145,7 +145,7 @@ func (a *App) Client() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.client = client.New(home, client.Options{OnConnect: a.compareBuilds})
+	a.client = client.New(home, client.Options{OnAnswer: a.compareBuilds})
 	return a.client, nil
 }
 

@@ -185,6 +185,6 @@ func (a *App) showStatus(s *bangerv1.StatusResponse) error {
 		s.Pid, age(a.Now(), s.StartedUnixMs), build.Version, build.Commit, build.Time, s.Socket, s.Log, s.VmsAdopted, describeSpares(s))); err != nil {
 		return err
 	}
-	a.compareBuilds(s)
+	a.compareBuilds(build)
 	return nil
 }

@@ -68,7 +68,10 @@ func newFakeDaemon(t *testing.T) *fakeDaemon {
 	}
 	mux := http.NewServeMux()
 	mux.Handle(bangerv1connect.NewBangerHandler(d))
-	server := &http.Server{Handler: mux}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(banger.BuildHeader, d.build.Header())
+		mux.ServeHTTP(w, r)
+	})}
 	var serving sync.WaitGroup
 	serving.Go(func() { server.Serve(l) })
 	t.Cleanup(func() { server.Close(); serving.Wait() })

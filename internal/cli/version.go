@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	banger "github.com/banger-dev/banger"
-	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 )
 
 // versionOptions are the flags of version.
@@ -40,9 +39,8 @@ func runVersion(_ context.Context, opts *versionOptions) error {
 }
 
 // compareBuilds says once, on stderr, that the daemon is of another build.
-func (a *App) compareBuilds(status *bangerv1.StatusResponse) {
+func (a *App) compareBuilds(theirs banger.Build) {
 	ours := banger.BuildStamp()
-	theirs := banger.Build{Version: status.GetBuild().GetVersion(), Commit: status.GetBuild().GetCommit(), Time: status.GetBuild().GetTime()}
 	if a.quiet || ours == theirs {
 		return
 	}

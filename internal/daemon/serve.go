@@ -37,7 +37,7 @@ func (d *Daemon) serve(ctx context.Context, l net.Listener) error {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{
-		Handler: mux, Protocols: protocols, ReadHeaderTimeout: 10 * time.Second,
+		Handler: stamped(mux), Protocols: protocols, ReadHeaderTimeout: 10 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 	}
@@ -56,6 +56,15 @@ func (d *Daemon) serve(ctx context.Context, l net.Listener) error {
 	}
 	<-ended
 	return nil
+}
+
+// stamped has every answer say the daemon's build.
+func stamped(next http.Handler) http.Handler {
+	build := banger.BuildStamp().Header()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(banger.BuildHeader, build)
+		next.ServeHTTP(w, r)
+	})
 }
 
 // recovered turns a bug of ours into an error of one request.

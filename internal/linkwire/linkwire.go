@@ -189,7 +189,7 @@ var ErrNoPreamble = errors.New("no preamble within the bound")
 // byte more. It gives up after limit bytes.
 func SkipTo(r io.Reader, n Nonce, limit int64) error {
 	want := Preamble(n)
-	window := make([]byte, 0, 64<<10)
+	window := make([]byte, 0, 16*PreambleSize) // small: it is made while a host waits
 	for discarded := int64(0); ; {
 		// Never read past the end of the preamble: it ends at the earliest
 		// PreambleSize minus the longest matching suffix from here.

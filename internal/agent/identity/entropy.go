@@ -18,11 +18,11 @@ func AddEntropy(seed []byte) error {
 	if len(seed) > maxEntropy {
 		return errors.New("more entropy than one message may have")
 	}
-	random, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	random, err := unix.Open("/dev/urandom", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return os.NewSyscallError("open /dev/urandom", err)
 	}
-	defer random.Close()
+	defer unix.Close(random)
 	// struct rand_pool_info: bits of entropy, bytes, the bytes (random(4)).
 	info := binary.NativeEndian.AppendUint32(nil, uint32(8*len(seed)))
 	info = binary.NativeEndian.AppendUint32(info, uint32(len(seed)))
@@ -36,8 +36,8 @@ func AddEntropy(seed []byte) error {
 // rndReseedCRNG is _IO('R', 0x07) of linux/random.h.
 const rndReseedCRNG = 0x5207
 
-func ioctl(f *os.File, request uintptr, arg unsafe.Pointer) error {
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(arg)); errno != 0 {
+func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(arg)); errno != 0 {
 		return errno
 	}
 	return nil

@@ -25,8 +25,8 @@ ff02::2	ip6-allrouters
 func writeNames(etc, name string) error {
 	hosts := hostsBase
 	// An image's hosts file is small; one that is not is left out of it.
-	if old, err := os.ReadFile(filepath.Join(etc, "hosts")); err == nil && strings.TrimSpace(string(old)) != "" {
-		hosts = string(old)
+	if old := readSmall(filepath.Join(etc, "hosts")); strings.TrimSpace(old) != "" {
+		hosts = old
 	}
 	return errors.Join(
 		replaceFile(etc, "hostname", name+"\n", 0o644),
@@ -65,6 +65,29 @@ func writeResolvConf(etc string, servers []string) error {
 		b.WriteString("nameserver " + addr.String() + "\n")
 	}
 	return replaceFile(etc, "resolv.conf", b.String(), 0o644)
+}
+
+// maxSmall bounds what is read of a file, in bytes.
+const maxSmall = 64 << 10
+
+// readSmall returns the text of a small regular file; "" if it is none. Package os
+// would try to poll it: a command waits meanwhile.
+func readSmall(path string) string {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > maxSmall {
+		return ""
+	}
+	text := make([]byte, st.Size)
+	n, err := unix.Pread(fd, text, 0)
+	if err != nil {
+		return ""
+	}
+	return string(text[:n])
 }
 
 // maxRewritten bounds a file that is written in place, in bytes: one block.

@@ -19,48 +19,66 @@ import (
 // maxHostname is the kernel's bound, in bytes.
 const maxHostname = 64
 
-// Apply applies boot, but for the network's addresses (ApplyNetwork). It does as much as it can; the error joins what it could
-// not do. Entropy comes first, so that nothing is made from an old state of it. The
-// clock comes last: a guest that stood still has an init system which looks at all
-// its timers then, and would take the processor from what the host waits for.
+// Apply applies boot, but for the network's addresses (ApplyNetwork). It does as
+// much as it can; the error joins what it could not do. Entropy comes first, so
+// that nothing is made from an old state of it.
 func Apply(boot *agentv1.Boot) error {
-	var errs []error
-	add := func(what string, err error) {
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", what, err))
-		}
-	}
+	var errs failures
 	if len(boot.Entropy) > 0 {
-		add("entropy", AddEntropy(boot.Entropy))
+		errs.add("entropy", AddEntropy(boot.Entropy))
 	}
-	add("host name", applyHostname("/etc", boot.Hostname))
-	add("machine id", writeMachineID("/etc", boot.MachineId))
-	if boot.Network != nil {
-		add("name servers", writeResolvConf("/etc", boot.Network.Nameservers))
-	}
+	errs.add("names", applyNames(boot))
 	if boot.TimeUnixNs > 0 {
-		add("clock", catchUp(time.Unix(0, boot.TimeUnixNs)))
+		errs.add("clock", catchUp(time.Unix(0, boot.TimeUnixNs)))
 	}
 	return errors.Join(errs...)
+}
+
+// applyNames makes host name, machine id and name servers boot's.
+func applyNames(boot *agentv1.Boot) error {
+	var errs failures
+	errs.add("host name", applyHostname("/etc", boot.Hostname))
+	errs.add("machine id", writeMachineID("/etc", boot.MachineId))
+	if boot.Network != nil {
+		errs.add("name servers", writeResolvConf("/etc", boot.Network.Nameservers))
+	}
+	return errors.Join(errs...)
+}
+
+// failures collects what could not be done.
+type failures []error
+
+func (f *failures) add(what string, err error) {
+	if err != nil {
+		*f = append(*f, fmt.Errorf("%s: %w", what, err))
+	}
 }
 
 // minEntropy is what a copy of a guest must get, in bytes.
 const minEntropy = 32
 
-// Resume makes the generator of a guest that was frozen, and its clock, this
-// copy's own; Apply does the rest. Without that it would repeat what its siblings
-// draw: after an error nothing else may run in it.
+// Resume makes a guest that was frozen the one of boot, but for its clock. Without
+// entropy it would repeat what its siblings draw: after ErrNotOwn nothing else may
+// run in it. Other errors are what else could not be done.
+//
+// The clock, which stood still, is set by SetClock before a command runs, and
+// after the host has its answer: the init system looks at all its timers then, and
+// would take the processor from what the host waits for.
 func Resume(boot *agentv1.Boot) error {
 	if len(boot.Entropy) < minEntropy {
-		return fmt.Errorf("%d bytes of entropy are too few", len(boot.Entropy))
+		return fmt.Errorf("%w: %d bytes of entropy are too few", ErrNotOwn, len(boot.Entropy))
 	}
 	if boot.TimeUnixNs <= 0 {
-		return errors.New("no time")
+		return fmt.Errorf("%w: no time", ErrNotOwn)
 	}
-	// Its clock stood still. Ahead of the host's it may be, too, if that was set
-	// back meanwhile.
-	return errors.Join(AddEntropy(boot.Entropy), SetClock(time.Unix(0, boot.TimeUnixNs)))
+	if err := AddEntropy(boot.Entropy); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotOwn, err)
+	}
+	return applyNames(boot)
 }
+
+// ErrNotOwn: a copy of a guest would go on as what it was copied from.
+var ErrNotOwn = errors.New("this copy of a template is not its own")
 
 func applyHostname(etc, name string) error {
 	if name == "" {
@@ -79,11 +97,11 @@ func writeMachineID(etc, id string) error {
 	if !validMachineID(id) {
 		return fmt.Errorf("%q is not 32 hex digits", id)
 	}
-	old, _ := os.ReadFile(filepath.Join(etc, "machine-id"))
+	old := readSmall(filepath.Join(etc, "machine-id"))
 	if err := replaceFile(etc, "machine-id", id+"\n", 0o444); err != nil {
 		return err
 	}
-	return moveJournal(journals, strings.TrimSpace(string(old)), id)
+	return moveJournal(journals, strings.TrimSpace(old), id)
 }
 
 // journals is where journald, once it runs, keeps its journals in memory, by
