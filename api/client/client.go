@@ -177,22 +177,25 @@ func (c *Client) StopVM(ctx context.Context, ref string, timeout time.Duration) 
 
 // KillVM powers a VM off at once; a signal other than 0 and 9 goes to its guest.
 func (c *Client) KillVM(ctx context.Context, ref string, signal int) (*bangerv1.VM, error) {
-	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.KillVM, &bangerv1.KillVMRequest{Ref: ref, Signal: int32(signal)})
 	return res.GetVm(), err
 }
 
 // PauseVM has the guest of a VM stand still.
 func (c *Client) PauseVM(ctx context.Context, ref string) (*bangerv1.VM, error) {
-	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.PauseVM, &bangerv1.PauseVMRequest{Ref: ref})
 	return res.GetVm(), err
 }
 
 // ResumeVM lets it go on.
 func (c *Client) ResumeVM(ctx context.Context, ref string) (*bangerv1.VM, error) {
-	c.hello(ctx)
 	res, err := unary(ctx, c.rpc.ResumeVM, &bangerv1.ResumeVMRequest{Ref: ref})
+	return res.GetVm(), err
+}
+
+// SetVM changes what a VM is.
+func (c *Client) SetVM(ctx context.Context, req *bangerv1.SetVMRequest) (*bangerv1.VM, error) {
+	res, err := unary(ctx, c.rpc.SetVM, req)
 	return res.GetVm(), err
 }
 

@@ -168,7 +168,8 @@ func (a *App) addCommands(root *cobra.Command) {
 func (a *App) newVM() *cobra.Command {
 	cmd := newGroup("vm", "Work with VMs", "banger vm create --name dev", "banger vm list -a", "banger vm delete -f dev")
 	cmd.AddCommand(a.newVMRun(nil), a.newVMCreate(nil), a.newVMStart(nil), a.newVMStop(nil), a.newVMRestart(nil),
-		a.newVMKill(nil), a.newVMPause(nil), a.newVMResume(nil), a.newVMDelete(nil), a.newVMList(nil), a.newVMShow(nil), a.newVMLogs(nil), a.newVMExec(nil), a.newVMSSH(nil), a.newVMWait(nil))
+		a.newVMKill(nil), a.newVMPause(nil), a.newVMResume(nil), a.newVMSet(nil), a.newVMPrune(nil), a.newVMHealth(nil),
+		a.newVMDelete(nil), a.newVMList(nil), a.newVMShow(nil), a.newVMLogs(nil), a.newVMExec(nil), a.newVMSSH(nil), a.newVMWait(nil))
 	return cmd
 }
 

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"net"
-	"net/http"
 	"time"
 
 	"connectrpc.com/connect"
@@ -12,10 +10,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 	vmv1 "github.com/banger-dev/banger/api/vm/v1"
-	"github.com/banger-dev/banger/api/vm/v1/vmv1connect"
 	"github.com/banger-dev/banger/internal/cli/safe"
-	"github.com/banger-dev/banger/internal/layout"
-	"github.com/banger-dev/banger/internal/unixsock"
 )
 
 // waitAgain is how often a VM without a supervisor is asked for.
@@ -135,12 +130,8 @@ func (o *vmWaitOptions) reached(vm *bangerv1.VM) (bool, error) {
 
 // change returns when something of the VM may have changed.
 func (o *vmWaitOptions) change(ctx context.Context, vm *bangerv1.VM) {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return unixsock.Dial(ctx, layout.Instance(vm.Dir).Socket())
-	}
-	transport := &http.Transport{DialContext: dial}
-	defer transport.CloseIdleConnections()
-	supervisor := vmv1connect.NewSupervisorClient(&http.Client{Transport: transport}, "http://supervisor")
+	supervisor, done := supervisorOf(vm)
+	defer done()
 	watch, err := supervisor.Watch(ctx, connect.NewRequest(&vmv1.WatchRequest{}))
 	if err == nil {
 		defer watch.Close()

@@ -109,12 +109,14 @@ func (d *Daemon) reconcile(m *machine, op store.Operation, pending bool, settled
 }
 
 // conclude ends an operation that an earlier daemon began on a VM that is adopted
-// now, or does not run. A stop and a kill are finished. A start, a pause and its end
+// now, or does not run. A set, a stop and a kill are finished. A start, a pause and its end
 // are what their supervisor made of them.
 func (d *Daemon) conclude(o *operation) {
 	m, kind := o.m, o.rec.Kind
 	var err error
 	switch {
+	case kind == store.KindSet:
+		err = m.finishSet(o)
 	case !m.look().following():
 		err = o.end(d.life, unchanged)
 	case kind == store.KindStop:

@@ -63,6 +63,11 @@ func (a api) ResumeVM(ctx context.Context, req *connect.Request[bangerv1.ResumeV
 	return connect.NewResponse(&bangerv1.ResumeVMResponse{Vm: vm}), err
 }
 
+func (a api) SetVM(ctx context.Context, req *connect.Request[bangerv1.SetVMRequest]) (*connect.Response[bangerv1.SetVMResponse], error) {
+	vm, err := a.d.set(ctx, req.Msg)
+	return connect.NewResponse(&bangerv1.SetVMResponse{Vm: vm}), err
+}
+
 func (a api) DeleteVM(ctx context.Context, req *connect.Request[bangerv1.DeleteVMRequest]) (*connect.Response[bangerv1.DeleteVMResponse], error) {
 	id, err := a.d.delete(ctx, req.Msg)
 	return connect.NewResponse(&bangerv1.DeleteVMResponse{Id: id}), err

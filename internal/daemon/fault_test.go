@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 	"github.com/banger-dev/banger/internal/daemon"
+	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/store"
 )
 
@@ -36,6 +38,18 @@ func prepare(h *host, kind store.Kind, rule string) {
 	h.start("BANGER_FAULT=" + rule)
 }
 
+// grownTo is what a set makes of a disk, in bytes.
+const grownTo = 9 * banger.GiB
+
+func fileSize(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
 // operate does the operation, which may fail or lose its daemon.
 func operate(h *host, kind store.Kind) error {
 	switch kind {
@@ -51,6 +65,8 @@ func operate(h *host, kind store.Kind) error {
 		return h.resumeVM("dev")
 	case store.KindKill:
 		return h.killVM("dev", 0)
+	case store.KindSet:
+		return h.set(&bangerv1.SetVMRequest{Ref: "dev", Name: "dev", DiskBytes: grownTo})
 	default:
 		return h.deleteVM("dev", true)
 	}
@@ -83,6 +99,11 @@ func TestDaemonKilledAtEveryStep(t *testing.T) {
 			h.eventually("the VM is gone", func() bool { return len(h.list()) == 0 })
 			h.nothingLeft()
 			h.run("dev") // the name is free, and everything works
+		case store.KindSet:
+			h.eventually("what was begun is finished", func() bool { return h.mustGet("dev").DiskBytes == grownTo })
+			if vm := h.mustGet("dev"); fileSize(t, layout.Instance(vm.Dir).Work()) != grownTo || vm.State != "running" {
+				t.Errorf("%v", vm)
+			}
 		case store.KindPause, store.KindResume:
 			h.eventually("the guest runs, or stands still", func() bool {
 				state := banger.State(h.mustGet("dev").State)

@@ -216,3 +216,30 @@ func TestFree(t *testing.T) {
 		t.Error("no error for a missing path")
 	}
 }
+
+func TestGrow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ size, want int64 }{{8192, 8192}, {8192, 8192}, {4096, 8192}, {1 << 40, 1 << 40}} {
+		if err := Grow(path, c.size); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Size() != c.want {
+			t.Errorf("grown to %d: %v, %v", c.size, info, err)
+		}
+	}
+	if n, err := Allocated(path); err != nil || n > 64<<10 {
+		t.Errorf("%d bytes are allocated: %v", n, err)
+	}
+	if err := Grow(path, MaxSize+1); err == nil {
+		t.Error("a disk beyond the maximum")
+	}
+	if err := Grow(path+"x", 4096); err == nil {
+		t.Error("a disk that is not there")
+	}
+	if RoundUp(1) != 4096 || RoundUp(4096) != 4096 {
+		t.Errorf("%d, %d", RoundUp(1), RoundUp(4096))
+	}
+}

@@ -15,6 +15,7 @@ const (
 	KindStart  Kind = "start"
 	KindStop   Kind = "stop"
 	KindKill   Kind = "kill"
+	KindSet    Kind = "set"
 	KindPause  Kind = "pause"
 	KindResume Kind = "resume"
 	KindDelete Kind = "delete"

@@ -86,6 +86,24 @@ func (a api) Resume(ctx context.Context, _ *connect.Request[vmv1.ResumeRequest])
 	return connect.NewResponse(&vmv1.ResumeResponse{}), a.steadily(ctx, a.s.resume)
 }
 
+// Grow goes on when its caller has left, as Pause does.
+func (a api) Grow(ctx context.Context, r *connect.Request[vmv1.GrowRequest]) (*connect.Response[vmv1.GrowResponse], error) {
+	err := a.started(ctx)
+	if err == nil {
+		err = a.s.grow(context.WithoutCancel(ctx), r.Msg.Disk, r.Msg.Bytes)
+	}
+	return connect.NewResponse(&vmv1.GrowResponse{}), wire(err)
+}
+
+// Health implements vmv1connect.SupervisorHandler.
+func (a api) Health(ctx context.Context, _ *connect.Request[vmv1.HealthRequest]) (*connect.Response[vmv1.HealthResponse], error) {
+	if err := a.started(ctx); err != nil {
+		return nil, wire(err)
+	}
+	health, err := a.s.health(ctx)
+	return connect.NewResponse(health), wire(err)
+}
+
 // steadily does what has a limit of its own, once the VMM runs.
 func (a api) steadily(ctx context.Context, do func(context.Context) error) error {
 	err := a.started(ctx)

@@ -60,6 +60,10 @@ func (g guestAgent) Signal(context.Context, *agentv1.SignalRequest) (*agentv1.Si
 	return &agentv1.SignalResponse{}, nil
 }
 
+func (g guestAgent) Grow(context.Context, *agentv1.GrowRequest) (*agentv1.GrowResponse, error) {
+	return &agentv1.GrowResponse{}, nil
+}
+
 func (g guestAgent) Tune(context.Context, *agentv1.TuneRequest) (*agentv1.TuneResponse, error) {
 	return &agentv1.TuneResponse{}, nil
 }

@@ -136,19 +136,14 @@ func (s *supervisor) signal(ctx context.Context, number int32) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, rpcTime)
 	defer cancel()
-	if err := s.awaitSession(ctx); err != nil {
+	return s.call(ctx, func(client agentv1.AgentClient) (err error) {
+		if number == sigTerm {
+			_, err = client.Shutdown(ctx, &agentv1.ShutdownRequest{})
+		} else {
+			_, err = client.Signal(ctx, &agentv1.SignalRequest{Signal: number})
+		}
 		return err
-	}
-	if number == sigTerm {
-		return s.askShutdown(ctx)
-	}
-	client, done, err := s.agent(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	_, err = client.Signal(ctx, &agentv1.SignalRequest{Signal: number})
-	return err
+	})
 }
 
 // sigTerm is the number of SIGTERM in a guest: all are Linux.

@@ -27,8 +27,8 @@ const (
 // with 64 units that failed.
 const maxMessage = 64 << 10
 
-// messageRate is for the messages of all calls of a VM's life. An honest agent
-// sends three for each session, and then an event now and again.
+// messageRate is for the messages of all streams of a VM's life: its events. An
+// honest agent sends two for each session, and then one now and again.
 func messageRate() allowance.Size { return allowance.Size{Burst: 64, PerSecond: 1} }
 
 // agent opens a client for the agent's calls; close ends it.
@@ -103,7 +103,7 @@ func (c *rpcConn) answered(m rpcMessage) error {
 		return fmt.Errorf("the guest sent a message of %d bytes, at most %d", m.length, maxMessage)
 	case !open || m.kind != rpcResponse && m.kind != rpcData:
 		return fmt.Errorf("the guest sent a message of type %d for call %d, which is not open", m.kind, m.stream)
-	case !c.messages.take():
+	case m.kind == rpcData && !c.messages.take(): // an answer has its call: those are ours to count
 		return fmt.Errorf("the guest sent too many messages")
 	}
 	if m.kind == rpcResponse || m.flags&rpcRemoteClosed != 0 {

@@ -256,10 +256,12 @@ type InfoResponse struct {
 	Build  string                 `protobuf:"bytes,1,opt,name=build,proto3" json:"build,omitempty"`
 	Kernel string                 `protobuf:"bytes,2,opt,name=kernel,proto3" json:"kernel,omitempty"`
 	// "systemd" or "none".
-	Init          string `protobuf:"bytes,3,opt,name=init,proto3" json:"init,omitempty"`
-	Ready         string `protobuf:"bytes,4,opt,name=ready,proto3" json:"ready,omitempty"`
-	BootId        string `protobuf:"bytes,5,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	Pid           int32  `protobuf:"varint,6,opt,name=pid,proto3" json:"pid,omitempty"`
+	Init   string `protobuf:"bytes,3,opt,name=init,proto3" json:"init,omitempty"`
+	Ready  string `protobuf:"bytes,4,opt,name=ready,proto3" json:"ready,omitempty"`
+	BootId string `protobuf:"bytes,5,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	Pid    int32  `protobuf:"varint,6,opt,name=pid,proto3" json:"pid,omitempty"`
+	// Since the guest booted; time that it stood still does not count.
+	UptimeMs      int64 `protobuf:"varint,7,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -332,6 +334,13 @@ func (x *InfoResponse) GetBootId() string {
 func (x *InfoResponse) GetPid() int32 {
 	if x != nil {
 		return x.Pid
+	}
+	return 0
+}
+
+func (x *InfoResponse) GetUptimeMs() int64 {
+	if x != nil {
+		return x.UptimeMs
 	}
 	return 0
 }
@@ -677,6 +686,96 @@ func (*SignalResponse) Descriptor() ([]byte, []int) {
 	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
+type GrowRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "overlay" or "work".
+	Disk string `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	// What the disk has, or is about to have, in bytes: the guest may not have heard.
+	Bytes         int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrowRequest) Reset() {
+	*x = GrowRequest{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrowRequest) ProtoMessage() {}
+
+func (x *GrowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrowRequest.ProtoReflect.Descriptor instead.
+func (*GrowRequest) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GrowRequest) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *GrowRequest) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type GrowResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrowResponse) Reset() {
+	*x = GrowResponse{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrowResponse) ProtoMessage() {}
+
+func (x *GrowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrowResponse.ProtoReflect.Descriptor instead.
+func (*GrowResponse) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+}
+
 type TuneRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TimeUnixNs    int64                  `protobuf:"varint,1,opt,name=time_unix_ns,json=timeUnixNs,proto3" json:"time_unix_ns,omitempty"`
@@ -687,7 +786,7 @@ type TuneRequest struct {
 
 func (x *TuneRequest) Reset() {
 	*x = TuneRequest{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +798,7 @@ func (x *TuneRequest) String() string {
 func (*TuneRequest) ProtoMessage() {}
 
 func (x *TuneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +811,7 @@ func (x *TuneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TuneRequest.ProtoReflect.Descriptor instead.
 func (*TuneRequest) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TuneRequest) GetTimeUnixNs() int64 {
@@ -737,7 +836,7 @@ type TuneResponse struct {
 
 func (x *TuneResponse) Reset() {
 	*x = TuneResponse{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +848,7 @@ func (x *TuneResponse) String() string {
 func (*TuneResponse) ProtoMessage() {}
 
 func (x *TuneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +861,7 @@ func (x *TuneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TuneResponse.ProtoReflect.Descriptor instead.
 func (*TuneResponse) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 // ExecStart begins a process, or joins the one that this id began: sending it
@@ -797,7 +896,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +908,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +921,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecStart) GetId() []byte {
@@ -919,7 +1018,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1030,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1043,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -976,7 +1075,7 @@ type ExecStarted struct {
 
 func (x *ExecStarted) Reset() {
 	*x = ExecStarted{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1087,7 @@ func (x *ExecStarted) String() string {
 func (*ExecStarted) ProtoMessage() {}
 
 func (x *ExecStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1100,7 @@ func (x *ExecStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStarted.ProtoReflect.Descriptor instead.
 func (*ExecStarted) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExecStarted) GetPid() int32 {
@@ -1042,7 +1141,7 @@ type ExecSignal struct {
 
 func (x *ExecSignal) Reset() {
 	*x = ExecSignal{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1054,7 +1153,7 @@ func (x *ExecSignal) String() string {
 func (*ExecSignal) ProtoMessage() {}
 
 func (x *ExecSignal) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1067,7 +1166,7 @@ func (x *ExecSignal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSignal.ProtoReflect.Descriptor instead.
 func (*ExecSignal) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExecSignal) GetSignal() int32 {
@@ -1092,7 +1191,7 @@ type ExecExit struct {
 
 func (x *ExecExit) Reset() {
 	*x = ExecExit{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1104,7 +1203,7 @@ func (x *ExecExit) String() string {
 func (*ExecExit) ProtoMessage() {}
 
 func (x *ExecExit) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1117,7 +1216,7 @@ func (x *ExecExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecExit.ProtoReflect.Descriptor instead.
 func (*ExecExit) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExecExit) GetCode() int32 {
@@ -1161,7 +1260,7 @@ type ExecError struct {
 
 func (x *ExecError) Reset() {
 	*x = ExecError{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1272,7 @@ func (x *ExecError) String() string {
 func (*ExecError) ProtoMessage() {}
 
 func (x *ExecError) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1285,7 @@ func (x *ExecError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecError.ProtoReflect.Descriptor instead.
 func (*ExecError) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExecError) GetCode() string {
@@ -1226,14 +1325,15 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\agateway\x18\x02 \x01(\tR\agateway\x12 \n" +
 	"\vnameservers\x18\x03 \x03(\tR\vnameservers\x12\x10\n" +
 	"\x03mtu\x18\x04 \x01(\x05R\x03mtu\"\r\n" +
-	"\vInfoRequest\"\x91\x01\n" +
+	"\vInfoRequest\"\xae\x01\n" +
 	"\fInfoResponse\x12\x14\n" +
 	"\x05build\x18\x01 \x01(\tR\x05build\x12\x16\n" +
 	"\x06kernel\x18\x02 \x01(\tR\x06kernel\x12\x12\n" +
 	"\x04init\x18\x03 \x01(\tR\x04init\x12\x14\n" +
 	"\x05ready\x18\x04 \x01(\tR\x05ready\x12\x17\n" +
 	"\aboot_id\x18\x05 \x01(\tR\x06bootId\x12\x10\n" +
-	"\x03pid\x18\x06 \x01(\x05R\x03pid\"\x0f\n" +
+	"\x03pid\x18\x06 \x01(\x05R\x03pid\x12\x1b\n" +
+	"\tuptime_ms\x18\a \x01(\x03R\buptimeMs\"\x0f\n" +
 	"\rEventsRequest\"c\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\tR\x05ready\x12!\n" +
@@ -1247,7 +1347,11 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\fWarmResponse\"'\n" +
 	"\rSignalRequest\x12\x16\n" +
 	"\x06signal\x18\x01 \x01(\x05R\x06signal\"\x10\n" +
-	"\x0eSignalResponse\"I\n" +
+	"\x0eSignalResponse\"7\n" +
+	"\vGrowRequest\x12\x12\n" +
+	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"\x0e\n" +
+	"\fGrowResponse\"I\n" +
 	"\vTuneRequest\x12 \n" +
 	"\ftime_unix_ns\x18\x01 \x01(\x03R\n" +
 	"timeUnixNs\x12\x18\n" +
@@ -1287,13 +1391,14 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\asent_ns\x18\x04 \x01(\x03R\x06sentNs\"9\n" +
 	"\tExecError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage2\xb6\x03\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage2\xfb\x03\n" +
 	"\x05Agent\x12C\n" +
 	"\x04Info\x12\x1c.banger.agent.v1.InfoRequest\x1a\x1d.banger.agent.v1.InfoResponse\x12B\n" +
 	"\x06Events\x12\x1e.banger.agent.v1.EventsRequest\x1a\x16.banger.agent.v1.Event0\x01\x12O\n" +
 	"\bShutdown\x12 .banger.agent.v1.ShutdownRequest\x1a!.banger.agent.v1.ShutdownResponse\x12C\n" +
 	"\x04Warm\x12\x1c.banger.agent.v1.WarmRequest\x1a\x1d.banger.agent.v1.WarmResponse\x12I\n" +
 	"\x06Signal\x12\x1e.banger.agent.v1.SignalRequest\x1a\x1f.banger.agent.v1.SignalResponse\x12C\n" +
+	"\x04Grow\x12\x1c.banger.agent.v1.GrowRequest\x1a\x1d.banger.agent.v1.GrowResponse\x12C\n" +
 	"\x04Tune\x12\x1c.banger.agent.v1.TuneRequest\x1a\x1d.banger.agent.v1.TuneResponseB3Z1github.com/banger-dev/banger/api/agent/v1;agentv1b\x06proto3"
 
 var (
@@ -1308,7 +1413,7 @@ func file_banger_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_banger_agent_v1_agent_proto_rawDescData
 }
 
-var file_banger_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_banger_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_banger_agent_v1_agent_proto_goTypes = []any{
 	(*Boot)(nil),             // 0: banger.agent.v1.Boot
 	(*Network)(nil),          // 1: banger.agent.v1.Network
@@ -1322,32 +1427,36 @@ var file_banger_agent_v1_agent_proto_goTypes = []any{
 	(*WarmResponse)(nil),     // 9: banger.agent.v1.WarmResponse
 	(*SignalRequest)(nil),    // 10: banger.agent.v1.SignalRequest
 	(*SignalResponse)(nil),   // 11: banger.agent.v1.SignalResponse
-	(*TuneRequest)(nil),      // 12: banger.agent.v1.TuneRequest
-	(*TuneResponse)(nil),     // 13: banger.agent.v1.TuneResponse
-	(*ExecStart)(nil),        // 14: banger.agent.v1.ExecStart
-	(*WindowSize)(nil),       // 15: banger.agent.v1.WindowSize
-	(*ExecStarted)(nil),      // 16: banger.agent.v1.ExecStarted
-	(*ExecSignal)(nil),       // 17: banger.agent.v1.ExecSignal
-	(*ExecExit)(nil),         // 18: banger.agent.v1.ExecExit
-	(*ExecError)(nil),        // 19: banger.agent.v1.ExecError
+	(*GrowRequest)(nil),      // 12: banger.agent.v1.GrowRequest
+	(*GrowResponse)(nil),     // 13: banger.agent.v1.GrowResponse
+	(*TuneRequest)(nil),      // 14: banger.agent.v1.TuneRequest
+	(*TuneResponse)(nil),     // 15: banger.agent.v1.TuneResponse
+	(*ExecStart)(nil),        // 16: banger.agent.v1.ExecStart
+	(*WindowSize)(nil),       // 17: banger.agent.v1.WindowSize
+	(*ExecStarted)(nil),      // 18: banger.agent.v1.ExecStarted
+	(*ExecSignal)(nil),       // 19: banger.agent.v1.ExecSignal
+	(*ExecExit)(nil),         // 20: banger.agent.v1.ExecExit
+	(*ExecError)(nil),        // 21: banger.agent.v1.ExecError
 }
 var file_banger_agent_v1_agent_proto_depIdxs = []int32{
 	1,  // 0: banger.agent.v1.Boot.network:type_name -> banger.agent.v1.Network
-	15, // 1: banger.agent.v1.ExecStart.size:type_name -> banger.agent.v1.WindowSize
+	17, // 1: banger.agent.v1.ExecStart.size:type_name -> banger.agent.v1.WindowSize
 	2,  // 2: banger.agent.v1.Agent.Info:input_type -> banger.agent.v1.InfoRequest
 	4,  // 3: banger.agent.v1.Agent.Events:input_type -> banger.agent.v1.EventsRequest
 	6,  // 4: banger.agent.v1.Agent.Shutdown:input_type -> banger.agent.v1.ShutdownRequest
 	8,  // 5: banger.agent.v1.Agent.Warm:input_type -> banger.agent.v1.WarmRequest
 	10, // 6: banger.agent.v1.Agent.Signal:input_type -> banger.agent.v1.SignalRequest
-	12, // 7: banger.agent.v1.Agent.Tune:input_type -> banger.agent.v1.TuneRequest
-	3,  // 8: banger.agent.v1.Agent.Info:output_type -> banger.agent.v1.InfoResponse
-	5,  // 9: banger.agent.v1.Agent.Events:output_type -> banger.agent.v1.Event
-	7,  // 10: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
-	9,  // 11: banger.agent.v1.Agent.Warm:output_type -> banger.agent.v1.WarmResponse
-	11, // 12: banger.agent.v1.Agent.Signal:output_type -> banger.agent.v1.SignalResponse
-	13, // 13: banger.agent.v1.Agent.Tune:output_type -> banger.agent.v1.TuneResponse
-	8,  // [8:14] is the sub-list for method output_type
-	2,  // [2:8] is the sub-list for method input_type
+	12, // 7: banger.agent.v1.Agent.Grow:input_type -> banger.agent.v1.GrowRequest
+	14, // 8: banger.agent.v1.Agent.Tune:input_type -> banger.agent.v1.TuneRequest
+	3,  // 9: banger.agent.v1.Agent.Info:output_type -> banger.agent.v1.InfoResponse
+	5,  // 10: banger.agent.v1.Agent.Events:output_type -> banger.agent.v1.Event
+	7,  // 11: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
+	9,  // 12: banger.agent.v1.Agent.Warm:output_type -> banger.agent.v1.WarmResponse
+	11, // 13: banger.agent.v1.Agent.Signal:output_type -> banger.agent.v1.SignalResponse
+	13, // 14: banger.agent.v1.Agent.Grow:output_type -> banger.agent.v1.GrowResponse
+	15, // 15: banger.agent.v1.Agent.Tune:output_type -> banger.agent.v1.TuneResponse
+	9,  // [9:16] is the sub-list for method output_type
+	2,  // [2:9] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
 	2,  // [2:2] is the sub-list for extension extendee
 	0,  // [0:2] is the sub-list for field type_name
@@ -1364,7 +1473,7 @@ func file_banger_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_agent_v1_agent_proto_rawDesc), len(file_banger_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -13,6 +13,7 @@ type AgentService interface {
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 	Warm(context.Context, *WarmRequest) (*WarmResponse, error)
 	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
+	Grow(context.Context, *GrowRequest) (*GrowResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
 }
 
@@ -60,6 +61,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 				}
 				return svc.Signal(ctx, &req)
 			},
+			"Grow": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req GrowRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Grow(ctx, &req)
+			},
 			"Tune": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req TuneRequest
 				if err := unmarshal(&req); err != nil {
@@ -90,6 +98,7 @@ type AgentClient interface {
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 	Warm(context.Context, *WarmRequest) (*WarmResponse, error)
 	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
+	Grow(context.Context, *GrowRequest) (*GrowResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
 }
 
@@ -159,6 +168,14 @@ func (c *agentClient) Warm(ctx context.Context, req *WarmRequest) (*WarmResponse
 func (c *agentClient) Signal(ctx context.Context, req *SignalRequest) (*SignalResponse, error) {
 	var resp SignalResponse
 	if err := c.client.Call(ctx, "banger.agent.v1.Agent", "Signal", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Grow(ctx context.Context, req *GrowRequest) (*GrowResponse, error) {
+	var resp GrowResponse
+	if err := c.client.Call(ctx, "banger.agent.v1.Agent", "Grow", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

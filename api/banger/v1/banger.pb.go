@@ -1359,6 +1359,145 @@ func (x *ResumeVMResponse) GetVm() *VM {
 	return nil
 }
 
+type SetVMRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// Empty, 0 and unset leave things as they are. The guest of a running VM takes its
+	// new hostname at the next start.
+	Name      string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Vcpu      int32  `protobuf:"varint,3,opt,name=vcpu,proto3" json:"vcpu,omitempty"`
+	MemoryMib int64  `protobuf:"varint,4,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	// Disks only grow. In a running guest the file system grows at once.
+	DiskBytes     int64 `protobuf:"varint,5,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	OverlayBytes  int64 `protobuf:"varint,6,opt,name=overlay_bytes,json=overlayBytes,proto3" json:"overlay_bytes,omitempty"`
+	Nat           *bool `protobuf:"varint,7,opt,name=nat,proto3,oneof" json:"nat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetVMRequest) Reset() {
+	*x = SetVMRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetVMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetVMRequest) ProtoMessage() {}
+
+func (x *SetVMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetVMRequest.ProtoReflect.Descriptor instead.
+func (*SetVMRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SetVMRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *SetVMRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetVMRequest) GetVcpu() int32 {
+	if x != nil {
+		return x.Vcpu
+	}
+	return 0
+}
+
+func (x *SetVMRequest) GetMemoryMib() int64 {
+	if x != nil {
+		return x.MemoryMib
+	}
+	return 0
+}
+
+func (x *SetVMRequest) GetDiskBytes() int64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
+}
+
+func (x *SetVMRequest) GetOverlayBytes() int64 {
+	if x != nil {
+		return x.OverlayBytes
+	}
+	return 0
+}
+
+func (x *SetVMRequest) GetNat() bool {
+	if x != nil && x.Nat != nil {
+		return *x.Nat
+	}
+	return false
+}
+
+type SetVMResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetVMResponse) Reset() {
+	*x = SetVMResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetVMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetVMResponse) ProtoMessage() {}
+
+func (x *SetVMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetVMResponse.ProtoReflect.Descriptor instead.
+func (*SetVMResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SetVMResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
 type DeleteVMRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
@@ -1373,7 +1512,7 @@ type DeleteVMRequest struct {
 
 func (x *DeleteVMRequest) Reset() {
 	*x = DeleteVMRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[18]
+	mi := &file_banger_v1_banger_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1524,7 @@ func (x *DeleteVMRequest) String() string {
 func (*DeleteVMRequest) ProtoMessage() {}
 
 func (x *DeleteVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[18]
+	mi := &file_banger_v1_banger_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1537,7 @@ func (x *DeleteVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVMRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVMRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{18}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteVMRequest) GetRef() string {
@@ -1431,7 +1570,7 @@ type DeleteVMResponse struct {
 
 func (x *DeleteVMResponse) Reset() {
 	*x = DeleteVMResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[19]
+	mi := &file_banger_v1_banger_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1582,7 @@ func (x *DeleteVMResponse) String() string {
 func (*DeleteVMResponse) ProtoMessage() {}
 
 func (x *DeleteVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[19]
+	mi := &file_banger_v1_banger_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1595,7 @@ func (x *DeleteVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVMResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVMResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{19}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteVMResponse) GetId() string {
@@ -1474,7 +1613,7 @@ type ListVMsRequest struct {
 
 func (x *ListVMsRequest) Reset() {
 	*x = ListVMsRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[20]
+	mi := &file_banger_v1_banger_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1625,7 @@ func (x *ListVMsRequest) String() string {
 func (*ListVMsRequest) ProtoMessage() {}
 
 func (x *ListVMsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[20]
+	mi := &file_banger_v1_banger_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1638,7 @@ func (x *ListVMsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVMsRequest.ProtoReflect.Descriptor instead.
 func (*ListVMsRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{20}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{22}
 }
 
 type ListVMsResponse struct {
@@ -1511,7 +1650,7 @@ type ListVMsResponse struct {
 
 func (x *ListVMsResponse) Reset() {
 	*x = ListVMsResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[21]
+	mi := &file_banger_v1_banger_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1662,7 @@ func (x *ListVMsResponse) String() string {
 func (*ListVMsResponse) ProtoMessage() {}
 
 func (x *ListVMsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[21]
+	mi := &file_banger_v1_banger_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1675,7 @@ func (x *ListVMsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVMsResponse.ProtoReflect.Descriptor instead.
 func (*ListVMsResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{21}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListVMsResponse) GetVms() []*VM {
@@ -1555,7 +1694,7 @@ type GetVMRequest struct {
 
 func (x *GetVMRequest) Reset() {
 	*x = GetVMRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[22]
+	mi := &file_banger_v1_banger_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1706,7 @@ func (x *GetVMRequest) String() string {
 func (*GetVMRequest) ProtoMessage() {}
 
 func (x *GetVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[22]
+	mi := &file_banger_v1_banger_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1719,7 @@ func (x *GetVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVMRequest.ProtoReflect.Descriptor instead.
 func (*GetVMRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{22}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetVMRequest) GetRef() string {
@@ -1599,7 +1738,7 @@ type GetVMResponse struct {
 
 func (x *GetVMResponse) Reset() {
 	*x = GetVMResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[23]
+	mi := &file_banger_v1_banger_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +1750,7 @@ func (x *GetVMResponse) String() string {
 func (*GetVMResponse) ProtoMessage() {}
 
 func (x *GetVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[23]
+	mi := &file_banger_v1_banger_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +1763,7 @@ func (x *GetVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVMResponse.ProtoReflect.Descriptor instead.
 func (*GetVMResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{23}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetVMResponse) GetVm() *VM {
@@ -1648,7 +1787,7 @@ type LinkVMRequest struct {
 
 func (x *LinkVMRequest) Reset() {
 	*x = LinkVMRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[24]
+	mi := &file_banger_v1_banger_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +1799,7 @@ func (x *LinkVMRequest) String() string {
 func (*LinkVMRequest) ProtoMessage() {}
 
 func (x *LinkVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[24]
+	mi := &file_banger_v1_banger_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +1812,7 @@ func (x *LinkVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkVMRequest.ProtoReflect.Descriptor instead.
 func (*LinkVMRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{24}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LinkVMRequest) GetRef() string {
@@ -1708,7 +1847,7 @@ type LinkVMResponse struct {
 
 func (x *LinkVMResponse) Reset() {
 	*x = LinkVMResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[25]
+	mi := &file_banger_v1_banger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1720,7 +1859,7 @@ func (x *LinkVMResponse) String() string {
 func (*LinkVMResponse) ProtoMessage() {}
 
 func (x *LinkVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[25]
+	mi := &file_banger_v1_banger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1733,7 +1872,7 @@ func (x *LinkVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkVMResponse.ProtoReflect.Descriptor instead.
 func (*LinkVMResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{25}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LinkVMResponse) GetVm() *VM {
@@ -1759,7 +1898,7 @@ type LeaseRequest struct {
 
 func (x *LeaseRequest) Reset() {
 	*x = LeaseRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[26]
+	mi := &file_banger_v1_banger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1910,7 @@ func (x *LeaseRequest) String() string {
 func (*LeaseRequest) ProtoMessage() {}
 
 func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[26]
+	mi := &file_banger_v1_banger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1923,7 @@ func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{26}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LeaseRequest) GetRef() string {
@@ -1802,7 +1941,7 @@ type LeaseEvent struct {
 
 func (x *LeaseEvent) Reset() {
 	*x = LeaseEvent{}
-	mi := &file_banger_v1_banger_proto_msgTypes[27]
+	mi := &file_banger_v1_banger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1953,7 @@ func (x *LeaseEvent) String() string {
 func (*LeaseEvent) ProtoMessage() {}
 
 func (x *LeaseEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[27]
+	mi := &file_banger_v1_banger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1966,7 @@ func (x *LeaseEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEvent.ProtoReflect.Descriptor instead.
 func (*LeaseEvent) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{27}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{29}
 }
 
 type Image struct {
@@ -1848,7 +1987,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_banger_v1_banger_proto_msgTypes[28]
+	mi := &file_banger_v1_banger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +1999,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[28]
+	mi := &file_banger_v1_banger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +2012,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{28}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Image) GetName() string {
@@ -1941,7 +2080,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[29]
+	mi := &file_banger_v1_banger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2092,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[29]
+	mi := &file_banger_v1_banger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2105,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{29}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListImagesRequest) GetAvailable() bool {
@@ -1985,7 +2124,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[30]
+	mi := &file_banger_v1_banger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1997,7 +2136,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[30]
+	mi := &file_banger_v1_banger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2010,7 +2149,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{30}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -2037,7 +2176,7 @@ type Kernel struct {
 
 func (x *Kernel) Reset() {
 	*x = Kernel{}
-	mi := &file_banger_v1_banger_proto_msgTypes[31]
+	mi := &file_banger_v1_banger_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2188,7 @@ func (x *Kernel) String() string {
 func (*Kernel) ProtoMessage() {}
 
 func (x *Kernel) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[31]
+	mi := &file_banger_v1_banger_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2201,7 @@ func (x *Kernel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kernel.ProtoReflect.Descriptor instead.
 func (*Kernel) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{31}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Kernel) GetName() string {
@@ -2137,7 +2276,7 @@ type ListKernelsRequest struct {
 
 func (x *ListKernelsRequest) Reset() {
 	*x = ListKernelsRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[32]
+	mi := &file_banger_v1_banger_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2288,7 @@ func (x *ListKernelsRequest) String() string {
 func (*ListKernelsRequest) ProtoMessage() {}
 
 func (x *ListKernelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[32]
+	mi := &file_banger_v1_banger_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2301,7 @@ func (x *ListKernelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKernelsRequest.ProtoReflect.Descriptor instead.
 func (*ListKernelsRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{32}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListKernelsRequest) GetAvailable() bool {
@@ -2181,7 +2320,7 @@ type ListKernelsResponse struct {
 
 func (x *ListKernelsResponse) Reset() {
 	*x = ListKernelsResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[33]
+	mi := &file_banger_v1_banger_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2332,7 @@ func (x *ListKernelsResponse) String() string {
 func (*ListKernelsResponse) ProtoMessage() {}
 
 func (x *ListKernelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[33]
+	mi := &file_banger_v1_banger_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2345,7 @@ func (x *ListKernelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKernelsResponse.ProtoReflect.Descriptor instead.
 func (*ListKernelsResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{33}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListKernelsResponse) GetKernels() []*Kernel {
@@ -2247,7 +2386,7 @@ type Template struct {
 
 func (x *Template) Reset() {
 	*x = Template{}
-	mi := &file_banger_v1_banger_proto_msgTypes[34]
+	mi := &file_banger_v1_banger_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2398,7 @@ func (x *Template) String() string {
 func (*Template) ProtoMessage() {}
 
 func (x *Template) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[34]
+	mi := &file_banger_v1_banger_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2411,7 @@ func (x *Template) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Template.ProtoReflect.Descriptor instead.
 func (*Template) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{34}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Template) GetKey() string {
@@ -2394,7 +2533,7 @@ type WarmImageRequest struct {
 
 func (x *WarmImageRequest) Reset() {
 	*x = WarmImageRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[35]
+	mi := &file_banger_v1_banger_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +2545,7 @@ func (x *WarmImageRequest) String() string {
 func (*WarmImageRequest) ProtoMessage() {}
 
 func (x *WarmImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[35]
+	mi := &file_banger_v1_banger_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +2558,7 @@ func (x *WarmImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmImageRequest.ProtoReflect.Descriptor instead.
 func (*WarmImageRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{35}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WarmImageRequest) GetImage() string {
@@ -2470,7 +2609,7 @@ type WarmImageResponse struct {
 
 func (x *WarmImageResponse) Reset() {
 	*x = WarmImageResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[36]
+	mi := &file_banger_v1_banger_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2621,7 @@ func (x *WarmImageResponse) String() string {
 func (*WarmImageResponse) ProtoMessage() {}
 
 func (x *WarmImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[36]
+	mi := &file_banger_v1_banger_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2495,7 +2634,7 @@ func (x *WarmImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmImageResponse.ProtoReflect.Descriptor instead.
 func (*WarmImageResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{36}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WarmImageResponse) GetEvent() isWarmImageResponse_Event {
@@ -2549,7 +2688,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[37]
+	mi := &file_banger_v1_banger_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2700,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[37]
+	mi := &file_banger_v1_banger_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +2713,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{37}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListTemplatesRequest) GetVerify() bool {
@@ -2593,7 +2732,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[38]
+	mi := &file_banger_v1_banger_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2605,7 +2744,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[38]
+	mi := &file_banger_v1_banger_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2618,7 +2757,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{38}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*Template {
@@ -2639,7 +2778,7 @@ type PruneTemplatesRequest struct {
 
 func (x *PruneTemplatesRequest) Reset() {
 	*x = PruneTemplatesRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[39]
+	mi := &file_banger_v1_banger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +2790,7 @@ func (x *PruneTemplatesRequest) String() string {
 func (*PruneTemplatesRequest) ProtoMessage() {}
 
 func (x *PruneTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[39]
+	mi := &file_banger_v1_banger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +2803,7 @@ func (x *PruneTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*PruneTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{39}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PruneTemplatesRequest) GetAll() bool {
@@ -2690,7 +2829,7 @@ type PruneTemplatesResponse struct {
 
 func (x *PruneTemplatesResponse) Reset() {
 	*x = PruneTemplatesResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[40]
+	mi := &file_banger_v1_banger_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2702,7 +2841,7 @@ func (x *PruneTemplatesResponse) String() string {
 func (*PruneTemplatesResponse) ProtoMessage() {}
 
 func (x *PruneTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[40]
+	mi := &file_banger_v1_banger_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2715,7 +2854,7 @@ func (x *PruneTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*PruneTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{40}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PruneTemplatesResponse) GetRemoved() []*Template {
@@ -2743,7 +2882,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_banger_v1_banger_proto_msgTypes[41]
+	mi := &file_banger_v1_banger_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2755,7 +2894,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[41]
+	mi := &file_banger_v1_banger_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2768,7 +2907,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{41}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -2919,6 +3058,19 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x0fResumeVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\"1\n" +
 	"\x10ResumeVMResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"\xca\x01\n" +
+	"\fSetVMRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04vcpu\x18\x03 \x01(\x05R\x04vcpu\x12\x1d\n" +
+	"\n" +
+	"memory_mib\x18\x04 \x01(\x03R\tmemoryMib\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\x05 \x01(\x03R\tdiskBytes\x12#\n" +
+	"\roverlay_bytes\x18\x06 \x01(\x03R\foverlayBytes\x12\x15\n" +
+	"\x03nat\x18\a \x01(\bH\x00R\x03nat\x88\x01\x01B\x06\n" +
+	"\x04_nat\".\n" +
+	"\rSetVMResponse\x12\x1d\n" +
 	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"Y\n" +
 	"\x0fDeleteVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x14\n" +
@@ -3023,7 +3175,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x04hint\x18\x02 \x01(\tR\x04hint\x12!\n" +
 	"\fconsole_tail\x18\x03 \x01(\tR\vconsoleTail\x12\x13\n" +
 	"\x05vm_id\x18\x04 \x01(\tR\x04vmId\x12\x17\n" +
-	"\avm_name\x18\x05 \x01(\tR\x06vmName2\xdc\t\n" +
+	"\avm_name\x18\x05 \x01(\tR\x06vmName2\x98\n" +
+	"\n" +
 	"\x06Banger\x12=\n" +
 	"\x06Status\x12\x18.banger.v1.StatusRequest\x1a\x19.banger.v1.StatusResponse\x12C\n" +
 	"\bShutdown\x12\x1a.banger.v1.ShutdownRequest\x1a\x1b.banger.v1.ShutdownResponse\x12?\n" +
@@ -3032,7 +3185,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x06StopVM\x12\x18.banger.v1.StopVMRequest\x1a\x19.banger.v1.StopVMResponse\x12=\n" +
 	"\x06KillVM\x12\x18.banger.v1.KillVMRequest\x1a\x19.banger.v1.KillVMResponse\x12@\n" +
 	"\aPauseVM\x12\x19.banger.v1.PauseVMRequest\x1a\x1a.banger.v1.PauseVMResponse\x12C\n" +
-	"\bResumeVM\x12\x1a.banger.v1.ResumeVMRequest\x1a\x1b.banger.v1.ResumeVMResponse\x12C\n" +
+	"\bResumeVM\x12\x1a.banger.v1.ResumeVMRequest\x1a\x1b.banger.v1.ResumeVMResponse\x12:\n" +
+	"\x05SetVM\x12\x17.banger.v1.SetVMRequest\x1a\x18.banger.v1.SetVMResponse\x12C\n" +
 	"\bDeleteVM\x12\x1a.banger.v1.DeleteVMRequest\x1a\x1b.banger.v1.DeleteVMResponse\x12@\n" +
 	"\aListVMs\x12\x19.banger.v1.ListVMsRequest\x1a\x1a.banger.v1.ListVMsResponse\x12:\n" +
 	"\x05GetVM\x12\x17.banger.v1.GetVMRequest\x1a\x18.banger.v1.GetVMResponse\x12=\n" +
@@ -3057,7 +3211,7 @@ func file_banger_v1_banger_proto_rawDescGZIP() []byte {
 	return file_banger_v1_banger_proto_rawDescData
 }
 
-var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_banger_v1_banger_proto_goTypes = []any{
 	(*Build)(nil),                  // 0: banger.v1.Build
 	(*StatusRequest)(nil),          // 1: banger.v1.StatusRequest
@@ -3077,30 +3231,32 @@ var file_banger_v1_banger_proto_goTypes = []any{
 	(*PauseVMResponse)(nil),        // 15: banger.v1.PauseVMResponse
 	(*ResumeVMRequest)(nil),        // 16: banger.v1.ResumeVMRequest
 	(*ResumeVMResponse)(nil),       // 17: banger.v1.ResumeVMResponse
-	(*DeleteVMRequest)(nil),        // 18: banger.v1.DeleteVMRequest
-	(*DeleteVMResponse)(nil),       // 19: banger.v1.DeleteVMResponse
-	(*ListVMsRequest)(nil),         // 20: banger.v1.ListVMsRequest
-	(*ListVMsResponse)(nil),        // 21: banger.v1.ListVMsResponse
-	(*GetVMRequest)(nil),           // 22: banger.v1.GetVMRequest
-	(*GetVMResponse)(nil),          // 23: banger.v1.GetVMResponse
-	(*LinkVMRequest)(nil),          // 24: banger.v1.LinkVMRequest
-	(*LinkVMResponse)(nil),         // 25: banger.v1.LinkVMResponse
-	(*LeaseRequest)(nil),           // 26: banger.v1.LeaseRequest
-	(*LeaseEvent)(nil),             // 27: banger.v1.LeaseEvent
-	(*Image)(nil),                  // 28: banger.v1.Image
-	(*ListImagesRequest)(nil),      // 29: banger.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),     // 30: banger.v1.ListImagesResponse
-	(*Kernel)(nil),                 // 31: banger.v1.Kernel
-	(*ListKernelsRequest)(nil),     // 32: banger.v1.ListKernelsRequest
-	(*ListKernelsResponse)(nil),    // 33: banger.v1.ListKernelsResponse
-	(*Template)(nil),               // 34: banger.v1.Template
-	(*WarmImageRequest)(nil),       // 35: banger.v1.WarmImageRequest
-	(*WarmImageResponse)(nil),      // 36: banger.v1.WarmImageResponse
-	(*ListTemplatesRequest)(nil),   // 37: banger.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),  // 38: banger.v1.ListTemplatesResponse
-	(*PruneTemplatesRequest)(nil),  // 39: banger.v1.PruneTemplatesRequest
-	(*PruneTemplatesResponse)(nil), // 40: banger.v1.PruneTemplatesResponse
-	(*ErrorDetail)(nil),            // 41: banger.v1.ErrorDetail
+	(*SetVMRequest)(nil),           // 18: banger.v1.SetVMRequest
+	(*SetVMResponse)(nil),          // 19: banger.v1.SetVMResponse
+	(*DeleteVMRequest)(nil),        // 20: banger.v1.DeleteVMRequest
+	(*DeleteVMResponse)(nil),       // 21: banger.v1.DeleteVMResponse
+	(*ListVMsRequest)(nil),         // 22: banger.v1.ListVMsRequest
+	(*ListVMsResponse)(nil),        // 23: banger.v1.ListVMsResponse
+	(*GetVMRequest)(nil),           // 24: banger.v1.GetVMRequest
+	(*GetVMResponse)(nil),          // 25: banger.v1.GetVMResponse
+	(*LinkVMRequest)(nil),          // 26: banger.v1.LinkVMRequest
+	(*LinkVMResponse)(nil),         // 27: banger.v1.LinkVMResponse
+	(*LeaseRequest)(nil),           // 28: banger.v1.LeaseRequest
+	(*LeaseEvent)(nil),             // 29: banger.v1.LeaseEvent
+	(*Image)(nil),                  // 30: banger.v1.Image
+	(*ListImagesRequest)(nil),      // 31: banger.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),     // 32: banger.v1.ListImagesResponse
+	(*Kernel)(nil),                 // 33: banger.v1.Kernel
+	(*ListKernelsRequest)(nil),     // 34: banger.v1.ListKernelsRequest
+	(*ListKernelsResponse)(nil),    // 35: banger.v1.ListKernelsResponse
+	(*Template)(nil),               // 36: banger.v1.Template
+	(*WarmImageRequest)(nil),       // 37: banger.v1.WarmImageRequest
+	(*WarmImageResponse)(nil),      // 38: banger.v1.WarmImageResponse
+	(*ListTemplatesRequest)(nil),   // 39: banger.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),  // 40: banger.v1.ListTemplatesResponse
+	(*PruneTemplatesRequest)(nil),  // 41: banger.v1.PruneTemplatesRequest
+	(*PruneTemplatesResponse)(nil), // 42: banger.v1.PruneTemplatesResponse
+	(*ErrorDetail)(nil),            // 43: banger.v1.ErrorDetail
 }
 var file_banger_v1_banger_proto_depIdxs = []int32{
 	0,  // 0: banger.v1.StatusResponse.build:type_name -> banger.v1.Build
@@ -3111,56 +3267,59 @@ var file_banger_v1_banger_proto_depIdxs = []int32{
 	5,  // 5: banger.v1.KillVMResponse.vm:type_name -> banger.v1.VM
 	5,  // 6: banger.v1.PauseVMResponse.vm:type_name -> banger.v1.VM
 	5,  // 7: banger.v1.ResumeVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 8: banger.v1.ListVMsResponse.vms:type_name -> banger.v1.VM
-	5,  // 9: banger.v1.GetVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 10: banger.v1.LinkVMResponse.vm:type_name -> banger.v1.VM
-	28, // 11: banger.v1.ListImagesResponse.images:type_name -> banger.v1.Image
-	31, // 12: banger.v1.ListKernelsResponse.kernels:type_name -> banger.v1.Kernel
-	6,  // 13: banger.v1.WarmImageResponse.progress:type_name -> banger.v1.Progress
-	34, // 14: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
-	34, // 15: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
-	34, // 16: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
-	1,  // 17: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
-	3,  // 18: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
-	8,  // 19: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
-	9,  // 20: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
-	10, // 21: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
-	12, // 22: banger.v1.Banger.KillVM:input_type -> banger.v1.KillVMRequest
-	14, // 23: banger.v1.Banger.PauseVM:input_type -> banger.v1.PauseVMRequest
-	16, // 24: banger.v1.Banger.ResumeVM:input_type -> banger.v1.ResumeVMRequest
-	18, // 25: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
-	20, // 26: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
-	22, // 27: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
-	24, // 28: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
-	26, // 29: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
-	29, // 30: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
-	35, // 31: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
-	37, // 32: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
-	39, // 33: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
-	32, // 34: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
-	2,  // 35: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
-	4,  // 36: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
-	7,  // 37: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
-	7,  // 38: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
-	11, // 39: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
-	13, // 40: banger.v1.Banger.KillVM:output_type -> banger.v1.KillVMResponse
-	15, // 41: banger.v1.Banger.PauseVM:output_type -> banger.v1.PauseVMResponse
-	17, // 42: banger.v1.Banger.ResumeVM:output_type -> banger.v1.ResumeVMResponse
-	19, // 43: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
-	21, // 44: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
-	23, // 45: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
-	25, // 46: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
-	27, // 47: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
-	30, // 48: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
-	36, // 49: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
-	38, // 50: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
-	40, // 51: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
-	33, // 52: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
-	35, // [35:53] is the sub-list for method output_type
-	17, // [17:35] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	5,  // 8: banger.v1.SetVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 9: banger.v1.ListVMsResponse.vms:type_name -> banger.v1.VM
+	5,  // 10: banger.v1.GetVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 11: banger.v1.LinkVMResponse.vm:type_name -> banger.v1.VM
+	30, // 12: banger.v1.ListImagesResponse.images:type_name -> banger.v1.Image
+	33, // 13: banger.v1.ListKernelsResponse.kernels:type_name -> banger.v1.Kernel
+	6,  // 14: banger.v1.WarmImageResponse.progress:type_name -> banger.v1.Progress
+	36, // 15: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
+	36, // 16: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
+	36, // 17: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
+	1,  // 18: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
+	3,  // 19: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
+	8,  // 20: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
+	9,  // 21: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
+	10, // 22: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
+	12, // 23: banger.v1.Banger.KillVM:input_type -> banger.v1.KillVMRequest
+	14, // 24: banger.v1.Banger.PauseVM:input_type -> banger.v1.PauseVMRequest
+	16, // 25: banger.v1.Banger.ResumeVM:input_type -> banger.v1.ResumeVMRequest
+	18, // 26: banger.v1.Banger.SetVM:input_type -> banger.v1.SetVMRequest
+	20, // 27: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
+	22, // 28: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
+	24, // 29: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
+	26, // 30: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
+	28, // 31: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
+	31, // 32: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
+	37, // 33: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
+	39, // 34: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
+	41, // 35: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
+	34, // 36: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
+	2,  // 37: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
+	4,  // 38: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
+	7,  // 39: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
+	7,  // 40: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
+	11, // 41: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
+	13, // 42: banger.v1.Banger.KillVM:output_type -> banger.v1.KillVMResponse
+	15, // 43: banger.v1.Banger.PauseVM:output_type -> banger.v1.PauseVMResponse
+	17, // 44: banger.v1.Banger.ResumeVM:output_type -> banger.v1.ResumeVMResponse
+	19, // 45: banger.v1.Banger.SetVM:output_type -> banger.v1.SetVMResponse
+	21, // 46: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
+	23, // 47: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
+	25, // 48: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
+	27, // 49: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
+	29, // 50: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
+	32, // 51: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
+	38, // 52: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
+	40, // 53: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
+	42, // 54: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
+	35, // 55: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
+	37, // [37:56] is the sub-list for method output_type
+	18, // [18:37] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_banger_v1_banger_proto_init() }
@@ -3174,7 +3333,8 @@ func file_banger_v1_banger_proto_init() {
 		(*VMProgress_Vm)(nil),
 	}
 	file_banger_v1_banger_proto_msgTypes[8].OneofWrappers = []any{}
-	file_banger_v1_banger_proto_msgTypes[36].OneofWrappers = []any{
+	file_banger_v1_banger_proto_msgTypes[18].OneofWrappers = []any{}
+	file_banger_v1_banger_proto_msgTypes[38].OneofWrappers = []any{
 		(*WarmImageResponse_Progress)(nil),
 		(*WarmImageResponse_Template)(nil),
 	}
@@ -3184,7 +3344,7 @@ func file_banger_v1_banger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_v1_banger_proto_rawDesc), len(file_banger_v1_banger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -888,6 +888,224 @@ func (*ResumeResponse) Descriptor() ([]byte, []int) {
 	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{13}
 }
 
+type GrowRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "overlay" or "work".
+	Disk          string `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	Bytes         int64  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrowRequest) Reset() {
+	*x = GrowRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrowRequest) ProtoMessage() {}
+
+func (x *GrowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrowRequest.ProtoReflect.Descriptor instead.
+func (*GrowRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *GrowRequest) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *GrowRequest) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type GrowResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrowResponse) Reset() {
+	*x = GrowResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrowResponse) ProtoMessage() {}
+
+func (x *GrowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrowResponse.ProtoReflect.Descriptor instead.
+func (*GrowResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{15}
+}
+
+type HealthRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthRequest) Reset() {
+	*x = HealthRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthRequest) ProtoMessage() {}
+
+func (x *HealthRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
+func (*HealthRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{16}
+}
+
+type HealthResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	LatencyUs int64                  `protobuf:"varint,1,opt,name=latency_us,json=latencyUs,proto3" json:"latency_us,omitempty"`
+	// What the guest says of itself: untrusted.
+	Build         string `protobuf:"bytes,2,opt,name=build,proto3" json:"build,omitempty"`
+	Kernel        string `protobuf:"bytes,3,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Init          string `protobuf:"bytes,4,opt,name=init,proto3" json:"init,omitempty"`
+	Ready         string `protobuf:"bytes,5,opt,name=ready,proto3" json:"ready,omitempty"`
+	BootId        string `protobuf:"bytes,6,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	UptimeMs      int64  `protobuf:"varint,7,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthResponse) Reset() {
+	*x = HealthResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthResponse) ProtoMessage() {}
+
+func (x *HealthResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
+func (*HealthResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *HealthResponse) GetLatencyUs() int64 {
+	if x != nil {
+		return x.LatencyUs
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetBuild() string {
+	if x != nil {
+		return x.Build
+	}
+	return ""
+}
+
+func (x *HealthResponse) GetKernel() string {
+	if x != nil {
+		return x.Kernel
+	}
+	return ""
+}
+
+func (x *HealthResponse) GetInit() string {
+	if x != nil {
+		return x.Init
+	}
+	return ""
+}
+
+func (x *HealthResponse) GetReady() string {
+	if x != nil {
+		return x.Ready
+	}
+	return ""
+}
+
+func (x *HealthResponse) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+func (x *HealthResponse) GetUptimeMs() int64 {
+	if x != nil {
+		return x.UptimeMs
+	}
+	return 0
+}
+
 type ClaimRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its machine is that of the spare: only who the VM is, and what it may reach,
@@ -899,7 +1117,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1129,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1142,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{14}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ClaimRequest) GetSpec() *Spec {
@@ -943,7 +1161,7 @@ type ClaimResponse struct {
 
 func (x *ClaimResponse) Reset() {
 	*x = ClaimResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1173,7 @@ func (x *ClaimResponse) String() string {
 func (*ClaimResponse) ProtoMessage() {}
 
 func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1186,7 @@ func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
 func (*ClaimResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{15}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ClaimResponse) GetStatus() *StatusResponse {
@@ -1041,11 +1259,25 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\fPauseRequest\"\x0f\n" +
 	"\rPauseResponse\"\x0f\n" +
 	"\rResumeRequest\"\x10\n" +
-	"\x0eResumeResponse\"6\n" +
+	"\x0eResumeResponse\"7\n" +
+	"\vGrowRequest\x12\x12\n" +
+	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"\x0e\n" +
+	"\fGrowResponse\"\x0f\n" +
+	"\rHealthRequest\"\xbd\x01\n" +
+	"\x0eHealthResponse\x12\x1d\n" +
+	"\n" +
+	"latency_us\x18\x01 \x01(\x03R\tlatencyUs\x12\x14\n" +
+	"\x05build\x18\x02 \x01(\tR\x05build\x12\x16\n" +
+	"\x06kernel\x18\x03 \x01(\tR\x06kernel\x12\x12\n" +
+	"\x04init\x18\x04 \x01(\tR\x04init\x12\x14\n" +
+	"\x05ready\x18\x05 \x01(\tR\x05ready\x12\x17\n" +
+	"\aboot_id\x18\x06 \x01(\tR\x06bootId\x12\x1b\n" +
+	"\tuptime_ms\x18\a \x01(\x03R\buptimeMs\"6\n" +
 	"\fClaimRequest\x12&\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.banger.vm.v1.SpecR\x04spec\"E\n" +
 	"\rClaimResponse\x124\n" +
-	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status2\xa2\x04\n" +
+	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status2\xa6\x05\n" +
 	"\n" +
 	"Supervisor\x12C\n" +
 	"\x06Status\x12\x1b.banger.vm.v1.StatusRequest\x1a\x1c.banger.vm.v1.StatusResponse\x12C\n" +
@@ -1054,7 +1286,9 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x04Kill\x12\x19.banger.vm.v1.KillRequest\x1a\x1a.banger.vm.v1.KillResponse\x12C\n" +
 	"\x06Signal\x12\x1b.banger.vm.v1.SignalRequest\x1a\x1c.banger.vm.v1.SignalResponse\x12@\n" +
 	"\x05Pause\x12\x1a.banger.vm.v1.PauseRequest\x1a\x1b.banger.vm.v1.PauseResponse\x12C\n" +
-	"\x06Resume\x12\x1b.banger.vm.v1.ResumeRequest\x1a\x1c.banger.vm.v1.ResumeResponse\x12@\n" +
+	"\x06Resume\x12\x1b.banger.vm.v1.ResumeRequest\x1a\x1c.banger.vm.v1.ResumeResponse\x12=\n" +
+	"\x04Grow\x12\x19.banger.vm.v1.GrowRequest\x1a\x1a.banger.vm.v1.GrowResponse\x12C\n" +
+	"\x06Health\x12\x1b.banger.vm.v1.HealthRequest\x1a\x1c.banger.vm.v1.HealthResponse\x12@\n" +
 	"\x05Claim\x12\x1a.banger.vm.v1.ClaimRequest\x1a\x1b.banger.vm.v1.ClaimResponseB-Z+github.com/banger-dev/banger/api/vm/v1;vmv1b\x06proto3"
 
 var (
@@ -1069,7 +1303,7 @@ func file_banger_vm_v1_vm_proto_rawDescGZIP() []byte {
 	return file_banger_vm_v1_vm_proto_rawDescData
 }
 
-var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_banger_vm_v1_vm_proto_goTypes = []any{
 	(*Spec)(nil),           // 0: banger.vm.v1.Spec
 	(*StatusRequest)(nil),  // 1: banger.vm.v1.StatusRequest
@@ -1085,8 +1319,12 @@ var file_banger_vm_v1_vm_proto_goTypes = []any{
 	(*PauseResponse)(nil),  // 11: banger.vm.v1.PauseResponse
 	(*ResumeRequest)(nil),  // 12: banger.vm.v1.ResumeRequest
 	(*ResumeResponse)(nil), // 13: banger.vm.v1.ResumeResponse
-	(*ClaimRequest)(nil),   // 14: banger.vm.v1.ClaimRequest
-	(*ClaimResponse)(nil),  // 15: banger.vm.v1.ClaimResponse
+	(*GrowRequest)(nil),    // 14: banger.vm.v1.GrowRequest
+	(*GrowResponse)(nil),   // 15: banger.vm.v1.GrowResponse
+	(*HealthRequest)(nil),  // 16: banger.vm.v1.HealthRequest
+	(*HealthResponse)(nil), // 17: banger.vm.v1.HealthResponse
+	(*ClaimRequest)(nil),   // 18: banger.vm.v1.ClaimRequest
+	(*ClaimResponse)(nil),  // 19: banger.vm.v1.ClaimResponse
 }
 var file_banger_vm_v1_vm_proto_depIdxs = []int32{
 	0,  // 0: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
@@ -1098,17 +1336,21 @@ var file_banger_vm_v1_vm_proto_depIdxs = []int32{
 	8,  // 6: banger.vm.v1.Supervisor.Signal:input_type -> banger.vm.v1.SignalRequest
 	10, // 7: banger.vm.v1.Supervisor.Pause:input_type -> banger.vm.v1.PauseRequest
 	12, // 8: banger.vm.v1.Supervisor.Resume:input_type -> banger.vm.v1.ResumeRequest
-	14, // 9: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
-	3,  // 10: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
-	3,  // 11: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
-	5,  // 12: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
-	7,  // 13: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
-	9,  // 14: banger.vm.v1.Supervisor.Signal:output_type -> banger.vm.v1.SignalResponse
-	11, // 15: banger.vm.v1.Supervisor.Pause:output_type -> banger.vm.v1.PauseResponse
-	13, // 16: banger.vm.v1.Supervisor.Resume:output_type -> banger.vm.v1.ResumeResponse
-	15, // 17: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
-	10, // [10:18] is the sub-list for method output_type
-	2,  // [2:10] is the sub-list for method input_type
+	14, // 9: banger.vm.v1.Supervisor.Grow:input_type -> banger.vm.v1.GrowRequest
+	16, // 10: banger.vm.v1.Supervisor.Health:input_type -> banger.vm.v1.HealthRequest
+	18, // 11: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
+	3,  // 12: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
+	3,  // 13: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
+	5,  // 14: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
+	7,  // 15: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
+	9,  // 16: banger.vm.v1.Supervisor.Signal:output_type -> banger.vm.v1.SignalResponse
+	11, // 17: banger.vm.v1.Supervisor.Pause:output_type -> banger.vm.v1.PauseResponse
+	13, // 18: banger.vm.v1.Supervisor.Resume:output_type -> banger.vm.v1.ResumeResponse
+	15, // 19: banger.vm.v1.Supervisor.Grow:output_type -> banger.vm.v1.GrowResponse
+	17, // 20: banger.vm.v1.Supervisor.Health:output_type -> banger.vm.v1.HealthResponse
+	19, // 21: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
+	12, // [12:22] is the sub-list for method output_type
+	2,  // [2:12] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
 	2,  // [2:2] is the sub-list for extension extendee
 	0,  // [0:2] is the sub-list for field type_name
@@ -1125,7 +1367,7 @@ func file_banger_vm_v1_vm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_vm_v1_vm_proto_rawDesc), len(file_banger_vm_v1_vm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -282,6 +282,20 @@ func (s *supervisor) Signal(ctx context.Context, r *connect.Request[vmv1.SignalR
 	return connect.NewResponse(&vmv1.SignalResponse{}), s.end(ctx)
 }
 
+// Grow implements vmv1connect.SupervisorHandler.
+func (s *supervisor) Grow(_ context.Context, r *connect.Request[vmv1.GrowRequest]) (*connect.Response[vmv1.GrowResponse], error) {
+	path := s.dir.Work()
+	if r.Msg.Disk == "overlay" {
+		path = s.dir.Overlay()
+	}
+	return connect.NewResponse(&vmv1.GrowResponse{}), os.Truncate(path, r.Msg.Bytes)
+}
+
+// Health implements vmv1connect.SupervisorHandler.
+func (s *supervisor) Health(context.Context, *connect.Request[vmv1.HealthRequest]) (*connect.Response[vmv1.HealthResponse], error) {
+	return connect.NewResponse(&vmv1.HealthResponse{LatencyUs: 1, Init: "none", Ready: "system"}), nil
+}
+
 // Kill implements vmv1connect.SupervisorHandler.
 func (s *supervisor) Kill(ctx context.Context, _ *connect.Request[vmv1.KillRequest]) (*connect.Response[vmv1.KillResponse], error) {
 	return connect.NewResponse(&vmv1.KillResponse{}), s.end(ctx)

@@ -57,6 +57,8 @@ const (
 	BangerPauseVMProcedure = "/banger.v1.Banger/PauseVM"
 	// BangerResumeVMProcedure is the fully-qualified name of the Banger's ResumeVM RPC.
 	BangerResumeVMProcedure = "/banger.v1.Banger/ResumeVM"
+	// BangerSetVMProcedure is the fully-qualified name of the Banger's SetVM RPC.
+	BangerSetVMProcedure = "/banger.v1.Banger/SetVM"
 	// BangerDeleteVMProcedure is the fully-qualified name of the Banger's DeleteVM RPC.
 	BangerDeleteVMProcedure = "/banger.v1.Banger/DeleteVM"
 	// BangerListVMsProcedure is the fully-qualified name of the Banger's ListVMs RPC.
@@ -107,6 +109,9 @@ type BangerClient interface {
 	PauseVM(context.Context, *connect.Request[v1.PauseVMRequest]) (*connect.Response[v1.PauseVMResponse], error)
 	// ResumeVM lets a paused guest go on. A VM that runs is no error.
 	ResumeVM(context.Context, *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error)
+	// SetVM changes what a VM is: all of what is asked for, or nothing. Name and disks
+	// can change while it runs, the rest cannot ("wrong_state").
+	SetVM(context.Context, *connect.Request[v1.SetVMRequest]) (*connect.Response[v1.SetVMResponse], error)
 	// DeleteVM removes a VM and its disks. A running one is "wrong_state" unless
 	// force is set.
 	DeleteVM(context.Context, *connect.Request[v1.DeleteVMRequest]) (*connect.Response[v1.DeleteVMResponse], error)
@@ -194,6 +199,12 @@ func NewBangerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			connect.WithSchema(bangerMethods.ByName("ResumeVM")),
 			connect.WithClientOptions(opts...),
 		),
+		setVM: connect.NewClient[v1.SetVMRequest, v1.SetVMResponse](
+			httpClient,
+			baseURL+BangerSetVMProcedure,
+			connect.WithSchema(bangerMethods.ByName("SetVM")),
+			connect.WithClientOptions(opts...),
+		),
 		deleteVM: connect.NewClient[v1.DeleteVMRequest, v1.DeleteVMResponse](
 			httpClient,
 			baseURL+BangerDeleteVMProcedure,
@@ -267,6 +278,7 @@ type bangerClient struct {
 	killVM         *connect.Client[v1.KillVMRequest, v1.KillVMResponse]
 	pauseVM        *connect.Client[v1.PauseVMRequest, v1.PauseVMResponse]
 	resumeVM       *connect.Client[v1.ResumeVMRequest, v1.ResumeVMResponse]
+	setVM          *connect.Client[v1.SetVMRequest, v1.SetVMResponse]
 	deleteVM       *connect.Client[v1.DeleteVMRequest, v1.DeleteVMResponse]
 	listVMs        *connect.Client[v1.ListVMsRequest, v1.ListVMsResponse]
 	getVM          *connect.Client[v1.GetVMRequest, v1.GetVMResponse]
@@ -317,6 +329,11 @@ func (c *bangerClient) PauseVM(ctx context.Context, req *connect.Request[v1.Paus
 // ResumeVM calls banger.v1.Banger.ResumeVM.
 func (c *bangerClient) ResumeVM(ctx context.Context, req *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error) {
 	return c.resumeVM.CallUnary(ctx, req)
+}
+
+// SetVM calls banger.v1.Banger.SetVM.
+func (c *bangerClient) SetVM(ctx context.Context, req *connect.Request[v1.SetVMRequest]) (*connect.Response[v1.SetVMResponse], error) {
+	return c.setVM.CallUnary(ctx, req)
 }
 
 // DeleteVM calls banger.v1.Banger.DeleteVM.
@@ -397,6 +414,9 @@ type BangerHandler interface {
 	PauseVM(context.Context, *connect.Request[v1.PauseVMRequest]) (*connect.Response[v1.PauseVMResponse], error)
 	// ResumeVM lets a paused guest go on. A VM that runs is no error.
 	ResumeVM(context.Context, *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error)
+	// SetVM changes what a VM is: all of what is asked for, or nothing. Name and disks
+	// can change while it runs, the rest cannot ("wrong_state").
+	SetVM(context.Context, *connect.Request[v1.SetVMRequest]) (*connect.Response[v1.SetVMResponse], error)
 	// DeleteVM removes a VM and its disks. A running one is "wrong_state" unless
 	// force is set.
 	DeleteVM(context.Context, *connect.Request[v1.DeleteVMRequest]) (*connect.Response[v1.DeleteVMResponse], error)
@@ -480,6 +500,12 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 		connect.WithSchema(bangerMethods.ByName("ResumeVM")),
 		connect.WithHandlerOptions(opts...),
 	)
+	bangerSetVMHandler := connect.NewUnaryHandler(
+		BangerSetVMProcedure,
+		svc.SetVM,
+		connect.WithSchema(bangerMethods.ByName("SetVM")),
+		connect.WithHandlerOptions(opts...),
+	)
 	bangerDeleteVMHandler := connect.NewUnaryHandler(
 		BangerDeleteVMProcedure,
 		svc.DeleteVM,
@@ -558,6 +584,8 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 			bangerPauseVMHandler.ServeHTTP(w, r)
 		case BangerResumeVMProcedure:
 			bangerResumeVMHandler.ServeHTTP(w, r)
+		case BangerSetVMProcedure:
+			bangerSetVMHandler.ServeHTTP(w, r)
 		case BangerDeleteVMProcedure:
 			bangerDeleteVMHandler.ServeHTTP(w, r)
 		case BangerListVMsProcedure:
@@ -617,6 +645,10 @@ func (UnimplementedBangerHandler) PauseVM(context.Context, *connect.Request[v1.P
 
 func (UnimplementedBangerHandler) ResumeVM(context.Context, *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.ResumeVM is not implemented"))
+}
+
+func (UnimplementedBangerHandler) SetVM(context.Context, *connect.Request[v1.SetVMRequest]) (*connect.Response[v1.SetVMResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.SetVM is not implemented"))
 }
 
 func (UnimplementedBangerHandler) DeleteVM(context.Context, *connect.Request[v1.DeleteVMRequest]) (*connect.Response[v1.DeleteVMResponse], error) {

@@ -53,6 +53,10 @@ const (
 	SupervisorPauseProcedure = "/banger.vm.v1.Supervisor/Pause"
 	// SupervisorResumeProcedure is the fully-qualified name of the Supervisor's Resume RPC.
 	SupervisorResumeProcedure = "/banger.vm.v1.Supervisor/Resume"
+	// SupervisorGrowProcedure is the fully-qualified name of the Supervisor's Grow RPC.
+	SupervisorGrowProcedure = "/banger.vm.v1.Supervisor/Grow"
+	// SupervisorHealthProcedure is the fully-qualified name of the Supervisor's Health RPC.
+	SupervisorHealthProcedure = "/banger.vm.v1.Supervisor/Health"
 	// SupervisorClaimProcedure is the fully-qualified name of the Supervisor's Claim RPC.
 	SupervisorClaimProcedure = "/banger.vm.v1.Supervisor/Claim"
 )
@@ -77,6 +81,11 @@ type SupervisorClient interface {
 	Pause(context.Context, *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error)
 	// Resume lets a paused guest go on. One that runs is no error.
 	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
+	// Grow makes a disk larger while the guest runs, and has its agent grow the file
+	// system on it. A disk that has that size already is no error.
+	Grow(context.Context, *connect.Request[v1.GrowRequest]) (*connect.Response[v1.GrowResponse], error)
+	// Health asks the guest's agent who it is, and says how long the answer took.
+	Health(context.Context, *connect.Request[v1.HealthRequest]) (*connect.Response[v1.HealthResponse], error)
 	// Claim makes a spare the VM of a spec: it writes that as spec.json, lets the
 	// guest go on and tells it who it is. It returns when the guest has answered,
 	// with the status of then. A supervisor that is no spare, or not one any more,
@@ -137,6 +146,18 @@ func NewSupervisorClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(supervisorMethods.ByName("Resume")),
 			connect.WithClientOptions(opts...),
 		),
+		grow: connect.NewClient[v1.GrowRequest, v1.GrowResponse](
+			httpClient,
+			baseURL+SupervisorGrowProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Grow")),
+			connect.WithClientOptions(opts...),
+		),
+		health: connect.NewClient[v1.HealthRequest, v1.HealthResponse](
+			httpClient,
+			baseURL+SupervisorHealthProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Health")),
+			connect.WithClientOptions(opts...),
+		),
 		claim: connect.NewClient[v1.ClaimRequest, v1.ClaimResponse](
 			httpClient,
 			baseURL+SupervisorClaimProcedure,
@@ -155,6 +176,8 @@ type supervisorClient struct {
 	signal *connect.Client[v1.SignalRequest, v1.SignalResponse]
 	pause  *connect.Client[v1.PauseRequest, v1.PauseResponse]
 	resume *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
+	grow   *connect.Client[v1.GrowRequest, v1.GrowResponse]
+	health *connect.Client[v1.HealthRequest, v1.HealthResponse]
 	claim  *connect.Client[v1.ClaimRequest, v1.ClaimResponse]
 }
 
@@ -193,6 +216,16 @@ func (c *supervisorClient) Resume(ctx context.Context, req *connect.Request[v1.R
 	return c.resume.CallUnary(ctx, req)
 }
 
+// Grow calls banger.vm.v1.Supervisor.Grow.
+func (c *supervisorClient) Grow(ctx context.Context, req *connect.Request[v1.GrowRequest]) (*connect.Response[v1.GrowResponse], error) {
+	return c.grow.CallUnary(ctx, req)
+}
+
+// Health calls banger.vm.v1.Supervisor.Health.
+func (c *supervisorClient) Health(ctx context.Context, req *connect.Request[v1.HealthRequest]) (*connect.Response[v1.HealthResponse], error) {
+	return c.health.CallUnary(ctx, req)
+}
+
 // Claim calls banger.vm.v1.Supervisor.Claim.
 func (c *supervisorClient) Claim(ctx context.Context, req *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error) {
 	return c.claim.CallUnary(ctx, req)
@@ -218,6 +251,11 @@ type SupervisorHandler interface {
 	Pause(context.Context, *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error)
 	// Resume lets a paused guest go on. One that runs is no error.
 	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
+	// Grow makes a disk larger while the guest runs, and has its agent grow the file
+	// system on it. A disk that has that size already is no error.
+	Grow(context.Context, *connect.Request[v1.GrowRequest]) (*connect.Response[v1.GrowResponse], error)
+	// Health asks the guest's agent who it is, and says how long the answer took.
+	Health(context.Context, *connect.Request[v1.HealthRequest]) (*connect.Response[v1.HealthResponse], error)
 	// Claim makes a spare the VM of a spec: it writes that as spec.json, lets the
 	// guest go on and tells it who it is. It returns when the guest has answered,
 	// with the status of then. A supervisor that is no spare, or not one any more,
@@ -274,6 +312,18 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(supervisorMethods.ByName("Resume")),
 		connect.WithHandlerOptions(opts...),
 	)
+	supervisorGrowHandler := connect.NewUnaryHandler(
+		SupervisorGrowProcedure,
+		svc.Grow,
+		connect.WithSchema(supervisorMethods.ByName("Grow")),
+		connect.WithHandlerOptions(opts...),
+	)
+	supervisorHealthHandler := connect.NewUnaryHandler(
+		SupervisorHealthProcedure,
+		svc.Health,
+		connect.WithSchema(supervisorMethods.ByName("Health")),
+		connect.WithHandlerOptions(opts...),
+	)
 	supervisorClaimHandler := connect.NewUnaryHandler(
 		SupervisorClaimProcedure,
 		svc.Claim,
@@ -296,6 +346,10 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 			supervisorPauseHandler.ServeHTTP(w, r)
 		case SupervisorResumeProcedure:
 			supervisorResumeHandler.ServeHTTP(w, r)
+		case SupervisorGrowProcedure:
+			supervisorGrowHandler.ServeHTTP(w, r)
+		case SupervisorHealthProcedure:
+			supervisorHealthHandler.ServeHTTP(w, r)
 		case SupervisorClaimProcedure:
 			supervisorClaimHandler.ServeHTTP(w, r)
 		default:
@@ -333,6 +387,14 @@ func (UnimplementedSupervisorHandler) Pause(context.Context, *connect.Request[v1
 
 func (UnimplementedSupervisorHandler) Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Resume is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Grow(context.Context, *connect.Request[v1.GrowRequest]) (*connect.Response[v1.GrowResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Grow is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Health(context.Context, *connect.Request[v1.HealthRequest]) (*connect.Response[v1.HealthResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Health is not implemented"))
 }
 
 func (UnimplementedSupervisorHandler) Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error) {
