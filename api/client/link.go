@@ -11,6 +11,7 @@ import (
 
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
+	"github.com/banger-dev/banger/api/stream"
 	"github.com/banger-dev/banger/internal/unixsock"
 )
 
@@ -83,24 +84,17 @@ const (
 	firstWithin = 30 * time.Second
 )
 
-// errPaused: the VM has been paused for all of a request's time.
-var errPaused = errors.New("the VM is paused")
-
 // Dialer returns a function that connects to a port of VM id: through socket,
 // as long as that answers, else through wherever the daemon says that the link
-// is now. While the VM is paused it waits. Errors with code not_found or
-// wrong_state say that the VM is gone.
+// is now. stream.ErrPaused says that the VM has been paused for some time, and
+// nothing else is wrong; errors with code not_found or wrong_state that the VM is
+// gone.
 func (c *Client) Dialer(id, socket string, port uint32) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		if conn, err := DialLink(ctx, socket, port); err == nil {
 			return conn, nil
 		}
-		for {
-			conn, err := c.redial(ctx, id, port)
-			if !errors.Is(err, errPaused) {
-				return conn, err
-			}
-		}
+		return c.redial(ctx, id, port)
 	}
 }
 
@@ -110,7 +104,7 @@ func (c *Client) redial(ctx context.Context, id string, port uint32) (net.Conn, 
 	defer cancel()
 	for again := 20 * time.Millisecond; ; again = min(2*again, time.Second) {
 		conn, err := c.relink(ctx, id, port)
-		if code := banger.CodeOf(err); err == nil || code == banger.CodeNotFound || code == banger.CodeWrongState || ctx.Err() != nil || errors.Is(err, errPaused) {
+		if code := banger.CodeOf(err); err == nil || code == banger.CodeNotFound || code == banger.CodeWrongState || ctx.Err() != nil || errors.Is(err, stream.ErrPaused) {
 			return conn, err
 		}
 		pause(ctx, again)
@@ -123,7 +117,7 @@ func (c *Client) relink(ctx context.Context, id string, port uint32) (net.Conn, 
 		return nil, err
 	}
 	if link.LinkSocket == "" {
-		return nil, errPaused
+		return nil, stream.ErrPaused
 	}
 	conn, err := DialLink(ctx, link.LinkSocket, port)
 	if err != nil {

@@ -86,7 +86,7 @@ func runVMHealth(ctx context.Context, opts *vmHealthOptions) error {
 		err = a.println(vm.Id)
 	default:
 		err = a.println(a.shown(fmt.Sprintf("%s: agent %s answers in %.1f ms · ready: %s · kernel %s · init %s · up %s",
-			vm.Name, h.Build, float64(h.LatencyUs)/1000, orDash(h.Ready), h.Kernel, h.Init, (time.Duration(h.UptimeMs)*time.Millisecond).Round(time.Second))))
+			vm.Name, h.Build, float64(h.LatencyUs)/1000, orDash(h.Ready), h.Kernel, h.Init, (time.Duration(h.UptimeMs) * time.Millisecond).Round(time.Second))))
 	}
 	if err == nil && !healthy {
 		err = banger.Errorf(banger.CodeFailed, "vm %q has units that failed: %v", vm.Name, vm.FailedUnits).
