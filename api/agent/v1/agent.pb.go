@@ -889,7 +889,10 @@ type ExecStart struct {
 	// Do not start anything: join or fail with "gone".
 	JoinOnly bool `protobuf:"varint,11,opt,name=join_only,json=joinOnly,proto3" json:"join_only,omitempty"`
 	// Answer with the times of a trace (started_ns and the like).
-	Trace         bool `protobuf:"varint,12,opt,name=trace,proto3" json:"trace,omitempty"`
+	Trace bool `protobuf:"varint,12,opt,name=trace,proto3" json:"trace,omitempty"`
+	// Run a program of the agent's own, with argv as its arguments: "copy"
+	// (internal/agent/copying says which). Empty: argv is a command.
+	Builtin       string `protobuf:"bytes,13,opt,name=builtin,proto3" json:"builtin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1006,6 +1009,13 @@ func (x *ExecStart) GetTrace() bool {
 		return x.Trace
 	}
 	return false
+}
+
+func (x *ExecStart) GetBuiltin() string {
+	if x != nil {
+		return x.Builtin
+	}
+	return ""
 }
 
 type WindowSize struct {
@@ -1356,7 +1366,7 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\ftime_unix_ns\x18\x01 \x01(\x03R\n" +
 	"timeUnixNs\x12\x18\n" +
 	"\aentropy\x18\x02 \x01(\fR\aentropy\"\x0e\n" +
-	"\fTuneResponse\"\xa5\x02\n" +
+	"\fTuneResponse\"\xbf\x02\n" +
 	"\tExecStart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04argv\x18\x02 \x03(\tR\x04argv\x12\x10\n" +
@@ -1370,7 +1380,8 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\breceived\x18\n" +
 	" \x01(\x04R\breceived\x12\x1b\n" +
 	"\tjoin_only\x18\v \x01(\bR\bjoinOnly\x12\x14\n" +
-	"\x05trace\x18\f \x01(\bR\x05trace\"4\n" +
+	"\x05trace\x18\f \x01(\bR\x05trace\x12\x18\n" +
+	"\abuiltin\x18\r \x01(\tR\abuiltin\"4\n" +
 	"\n" +
 	"WindowSize\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x12\n" +

@@ -29,6 +29,9 @@ type Size struct{ Rows, Cols int }
 type Command struct {
 	// Argv is the program and its arguments; empty with Shell.
 	Argv []string
+	// Builtin is a program of the guest's agent, which Argv are the arguments of;
+	// empty: Argv is a command.
+	Builtin string
 	// Env holds K=V, added to the environment of a login.
 	Env []string
 	// Dir is the working directory; empty: the user's home.
@@ -294,6 +297,7 @@ func (r *run) start() *agentv1.ExecStart {
 		Id: r.id[:], Argv: c.Argv, Env: c.Env, Cwd: c.Dir, User: c.User,
 		Tty: c.TTY, Shell: c.Shell, Stdin: c.Stdin != nil,
 		Received: r.out.count(), JoinOnly: r.joined, Trace: r.times.recorder != nil,
+		Builtin: c.Builtin,
 	}
 	if size := r.ctl.size(c.Size); c.TTY {
 		msg.Size = &agentv1.WindowSize{Rows: uint32(size.Rows), Cols: uint32(size.Cols)}
