@@ -199,6 +199,11 @@ func (c *Client) SetVM(ctx context.Context, req *bangerv1.SetVMRequest) (*banger
 	return res.GetVm(), err
 }
 
+// DiskUsage says what takes storage.
+func (c *Client) DiskUsage(ctx context.Context) (*bangerv1.DiskUsageResponse, error) {
+	return unary(ctx, c.rpc.DiskUsage, &bangerv1.DiskUsageRequest{})
+}
+
 // DeleteVM removes a VM, with force also one that runs. It returns its id.
 func (c *Client) DeleteVM(ctx context.Context, ref string, force bool) (string, error) {
 	res, err := unary(ctx, c.rpc.DeleteVM, &bangerv1.DeleteVMRequest{Ref: ref, Force: force})

@@ -172,7 +172,7 @@ func TestCpFails(t *testing.T) {
 
 // A guest that sends what was not asked for gets nothing of it written.
 func TestCpFromAHostileGuest(t *testing.T) {
-	w, _, host := copyWorld(t, "")
+	host := t.TempDir()
 	d := newFakeDaemon(t)
 	d.add("dev", "running")
 	d.guest = func(_ *agentv1.ExecStart, _ *stream.Reader, conn net.Conn) {
@@ -190,7 +190,7 @@ func TestCpFromAHostileGuest(t *testing.T) {
 			}
 		}
 	}
-	w = newWorld(t, d, "")
+	w := newWorld(t, d, "")
 	w.expect(t, w.run("cp", "dev:tree", host), 1, "", `.bashrc: a name that is not below "tree"`)
 	if _, err := os.Stat(filepath.Join(host, ".bashrc")); err == nil {
 		t.Error("it was written")

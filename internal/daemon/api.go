@@ -104,6 +104,11 @@ func (a api) ListImages(_ context.Context, req *connect.Request[bangerv1.ListIma
 	return connect.NewResponse(&bangerv1.ListImagesResponse{Images: images}), err
 }
 
+func (a api) DiskUsage(ctx context.Context, _ *connect.Request[bangerv1.DiskUsageRequest]) (*connect.Response[bangerv1.DiskUsageResponse], error) {
+	out, err := a.d.diskUsage(ctx)
+	return connect.NewResponse(out), err
+}
+
 func (a api) ListKernels(_ context.Context, req *connect.Request[bangerv1.ListKernelsRequest]) (*connect.Response[bangerv1.ListKernelsResponse], error) {
 	kernels, err := a.d.opts.Assets.Kernels(req.Msg.Available)
 	return connect.NewResponse(&bangerv1.ListKernelsResponse{Kernels: kernels}), err

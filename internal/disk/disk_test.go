@@ -243,3 +243,30 @@ func TestGrow(t *testing.T) {
 		t.Errorf("%d, %d", RoundUp(1), RoundUp(4096))
 	}
 }
+
+func TestAllocatedTree(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "tree/sub/file")
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	once, err := AllocatedTree(t.Context(), filepath.Join(dir, "tree"))
+	if err != nil || once < 1<<20 || once > 2<<20 {
+		t.Errorf("%d, %v", once, err)
+	}
+	if err := os.Link(file, file+"2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("tree", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if twice, err := AllocatedTree(t.Context(), filepath.Join(dir, "link")); err != nil || twice != once {
+		t.Errorf("a second name: %d, not %d: %v", twice, once, err)
+	}
+	if n, err := AllocatedTree(t.Context(), filepath.Join(dir, "none")); n != 0 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+}

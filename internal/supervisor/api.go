@@ -104,6 +104,15 @@ func (a api) Health(ctx context.Context, _ *connect.Request[vmv1.HealthRequest])
 	return connect.NewResponse(health), wire(err)
 }
 
+// Stats implements vmv1connect.SupervisorHandler.
+func (a api) Stats(ctx context.Context, _ *connect.Request[vmv1.StatsRequest]) (*connect.Response[vmv1.StatsResponse], error) {
+	if err := a.started(ctx); err != nil {
+		return nil, wire(err)
+	}
+	stats, err := a.s.stats(ctx)
+	return connect.NewResponse(stats), wire(err)
+}
+
 // steadily does what has a limit of its own, once the VMM runs.
 func (a api) steadily(ctx context.Context, do func(context.Context) error) error {
 	err := a.started(ctx)

@@ -776,6 +776,144 @@ func (*GrowResponse) Descriptor() ([]byte, []int) {
 	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
+type UsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageRequest) Reset() {
+	*x = UsageRequest{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageRequest) ProtoMessage() {}
+
+func (x *UsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
+func (*UsageRequest) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+}
+
+type UsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Time that its processors were busy since it booted, in ms.
+	CpuMs                int64 `protobuf:"varint,1,opt,name=cpu_ms,json=cpuMs,proto3" json:"cpu_ms,omitempty"`
+	MemoryTotalBytes     int64 `protobuf:"varint,2,opt,name=memory_total_bytes,json=memoryTotalBytes,proto3" json:"memory_total_bytes,omitempty"`
+	MemoryAvailableBytes int64 `protobuf:"varint,3,opt,name=memory_available_bytes,json=memoryAvailableBytes,proto3" json:"memory_available_bytes,omitempty"`
+	Processes            int64 `protobuf:"varint,4,opt,name=processes,proto3" json:"processes,omitempty"`
+	// File systems of the work disk (/root) and of the overlay (/), in bytes.
+	WorkUsedBytes     int64 `protobuf:"varint,5,opt,name=work_used_bytes,json=workUsedBytes,proto3" json:"work_used_bytes,omitempty"`
+	WorkTotalBytes    int64 `protobuf:"varint,6,opt,name=work_total_bytes,json=workTotalBytes,proto3" json:"work_total_bytes,omitempty"`
+	OverlayUsedBytes  int64 `protobuf:"varint,7,opt,name=overlay_used_bytes,json=overlayUsedBytes,proto3" json:"overlay_used_bytes,omitempty"`
+	OverlayTotalBytes int64 `protobuf:"varint,8,opt,name=overlay_total_bytes,json=overlayTotalBytes,proto3" json:"overlay_total_bytes,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *UsageResponse) Reset() {
+	*x = UsageResponse{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageResponse) ProtoMessage() {}
+
+func (x *UsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
+func (*UsageResponse) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *UsageResponse) GetCpuMs() int64 {
+	if x != nil {
+		return x.CpuMs
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetMemoryTotalBytes() int64 {
+	if x != nil {
+		return x.MemoryTotalBytes
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetMemoryAvailableBytes() int64 {
+	if x != nil {
+		return x.MemoryAvailableBytes
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetProcesses() int64 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetWorkUsedBytes() int64 {
+	if x != nil {
+		return x.WorkUsedBytes
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetWorkTotalBytes() int64 {
+	if x != nil {
+		return x.WorkTotalBytes
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetOverlayUsedBytes() int64 {
+	if x != nil {
+		return x.OverlayUsedBytes
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetOverlayTotalBytes() int64 {
+	if x != nil {
+		return x.OverlayTotalBytes
+	}
+	return 0
+}
+
 type TuneRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TimeUnixNs    int64                  `protobuf:"varint,1,opt,name=time_unix_ns,json=timeUnixNs,proto3" json:"time_unix_ns,omitempty"`
@@ -786,7 +924,7 @@ type TuneRequest struct {
 
 func (x *TuneRequest) Reset() {
 	*x = TuneRequest{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +936,7 @@ func (x *TuneRequest) String() string {
 func (*TuneRequest) ProtoMessage() {}
 
 func (x *TuneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +949,7 @@ func (x *TuneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TuneRequest.ProtoReflect.Descriptor instead.
 func (*TuneRequest) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TuneRequest) GetTimeUnixNs() int64 {
@@ -836,7 +974,7 @@ type TuneResponse struct {
 
 func (x *TuneResponse) Reset() {
 	*x = TuneResponse{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +986,7 @@ func (x *TuneResponse) String() string {
 func (*TuneResponse) ProtoMessage() {}
 
 func (x *TuneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +999,7 @@ func (x *TuneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TuneResponse.ProtoReflect.Descriptor instead.
 func (*TuneResponse) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 // ExecStart begins a process, or joins the one that this id began: sending it
@@ -899,7 +1037,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1049,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1062,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExecStart) GetId() []byte {
@@ -1028,7 +1166,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1178,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1191,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -1085,7 +1223,7 @@ type ExecStarted struct {
 
 func (x *ExecStarted) Reset() {
 	*x = ExecStarted{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1235,7 @@ func (x *ExecStarted) String() string {
 func (*ExecStarted) ProtoMessage() {}
 
 func (x *ExecStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1248,7 @@ func (x *ExecStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStarted.ProtoReflect.Descriptor instead.
 func (*ExecStarted) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExecStarted) GetPid() int32 {
@@ -1151,7 +1289,7 @@ type ExecSignal struct {
 
 func (x *ExecSignal) Reset() {
 	*x = ExecSignal{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1301,7 @@ func (x *ExecSignal) String() string {
 func (*ExecSignal) ProtoMessage() {}
 
 func (x *ExecSignal) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1314,7 @@ func (x *ExecSignal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSignal.ProtoReflect.Descriptor instead.
 func (*ExecSignal) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExecSignal) GetSignal() int32 {
@@ -1201,7 +1339,7 @@ type ExecExit struct {
 
 func (x *ExecExit) Reset() {
 	*x = ExecExit{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1351,7 @@ func (x *ExecExit) String() string {
 func (*ExecExit) ProtoMessage() {}
 
 func (x *ExecExit) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1364,7 @@ func (x *ExecExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecExit.ProtoReflect.Descriptor instead.
 func (*ExecExit) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExecExit) GetCode() int32 {
@@ -1270,7 +1408,7 @@ type ExecError struct {
 
 func (x *ExecError) Reset() {
 	*x = ExecError{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1420,7 @@ func (x *ExecError) String() string {
 func (*ExecError) ProtoMessage() {}
 
 func (x *ExecError) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1433,7 @@ func (x *ExecError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecError.ProtoReflect.Descriptor instead.
 func (*ExecError) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExecError) GetCode() string {
@@ -1361,7 +1499,17 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\vGrowRequest\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"\x0e\n" +
-	"\fGrowResponse\"I\n" +
+	"\fGrowResponse\"\x0e\n" +
+	"\fUsageRequest\"\xd8\x02\n" +
+	"\rUsageResponse\x12\x15\n" +
+	"\x06cpu_ms\x18\x01 \x01(\x03R\x05cpuMs\x12,\n" +
+	"\x12memory_total_bytes\x18\x02 \x01(\x03R\x10memoryTotalBytes\x124\n" +
+	"\x16memory_available_bytes\x18\x03 \x01(\x03R\x14memoryAvailableBytes\x12\x1c\n" +
+	"\tprocesses\x18\x04 \x01(\x03R\tprocesses\x12&\n" +
+	"\x0fwork_used_bytes\x18\x05 \x01(\x03R\rworkUsedBytes\x12(\n" +
+	"\x10work_total_bytes\x18\x06 \x01(\x03R\x0eworkTotalBytes\x12,\n" +
+	"\x12overlay_used_bytes\x18\a \x01(\x03R\x10overlayUsedBytes\x12.\n" +
+	"\x13overlay_total_bytes\x18\b \x01(\x03R\x11overlayTotalBytes\"I\n" +
 	"\vTuneRequest\x12 \n" +
 	"\ftime_unix_ns\x18\x01 \x01(\x03R\n" +
 	"timeUnixNs\x12\x18\n" +
@@ -1402,14 +1550,15 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\asent_ns\x18\x04 \x01(\x03R\x06sentNs\"9\n" +
 	"\tExecError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage2\xfb\x03\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage2\xc3\x04\n" +
 	"\x05Agent\x12C\n" +
 	"\x04Info\x12\x1c.banger.agent.v1.InfoRequest\x1a\x1d.banger.agent.v1.InfoResponse\x12B\n" +
 	"\x06Events\x12\x1e.banger.agent.v1.EventsRequest\x1a\x16.banger.agent.v1.Event0\x01\x12O\n" +
 	"\bShutdown\x12 .banger.agent.v1.ShutdownRequest\x1a!.banger.agent.v1.ShutdownResponse\x12C\n" +
 	"\x04Warm\x12\x1c.banger.agent.v1.WarmRequest\x1a\x1d.banger.agent.v1.WarmResponse\x12I\n" +
 	"\x06Signal\x12\x1e.banger.agent.v1.SignalRequest\x1a\x1f.banger.agent.v1.SignalResponse\x12C\n" +
-	"\x04Grow\x12\x1c.banger.agent.v1.GrowRequest\x1a\x1d.banger.agent.v1.GrowResponse\x12C\n" +
+	"\x04Grow\x12\x1c.banger.agent.v1.GrowRequest\x1a\x1d.banger.agent.v1.GrowResponse\x12F\n" +
+	"\x05Usage\x12\x1d.banger.agent.v1.UsageRequest\x1a\x1e.banger.agent.v1.UsageResponse\x12C\n" +
 	"\x04Tune\x12\x1c.banger.agent.v1.TuneRequest\x1a\x1d.banger.agent.v1.TuneResponseB3Z1github.com/banger-dev/banger/api/agent/v1;agentv1b\x06proto3"
 
 var (
@@ -1424,7 +1573,7 @@ func file_banger_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_banger_agent_v1_agent_proto_rawDescData
 }
 
-var file_banger_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_banger_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_banger_agent_v1_agent_proto_goTypes = []any{
 	(*Boot)(nil),             // 0: banger.agent.v1.Boot
 	(*Network)(nil),          // 1: banger.agent.v1.Network
@@ -1440,34 +1589,38 @@ var file_banger_agent_v1_agent_proto_goTypes = []any{
 	(*SignalResponse)(nil),   // 11: banger.agent.v1.SignalResponse
 	(*GrowRequest)(nil),      // 12: banger.agent.v1.GrowRequest
 	(*GrowResponse)(nil),     // 13: banger.agent.v1.GrowResponse
-	(*TuneRequest)(nil),      // 14: banger.agent.v1.TuneRequest
-	(*TuneResponse)(nil),     // 15: banger.agent.v1.TuneResponse
-	(*ExecStart)(nil),        // 16: banger.agent.v1.ExecStart
-	(*WindowSize)(nil),       // 17: banger.agent.v1.WindowSize
-	(*ExecStarted)(nil),      // 18: banger.agent.v1.ExecStarted
-	(*ExecSignal)(nil),       // 19: banger.agent.v1.ExecSignal
-	(*ExecExit)(nil),         // 20: banger.agent.v1.ExecExit
-	(*ExecError)(nil),        // 21: banger.agent.v1.ExecError
+	(*UsageRequest)(nil),     // 14: banger.agent.v1.UsageRequest
+	(*UsageResponse)(nil),    // 15: banger.agent.v1.UsageResponse
+	(*TuneRequest)(nil),      // 16: banger.agent.v1.TuneRequest
+	(*TuneResponse)(nil),     // 17: banger.agent.v1.TuneResponse
+	(*ExecStart)(nil),        // 18: banger.agent.v1.ExecStart
+	(*WindowSize)(nil),       // 19: banger.agent.v1.WindowSize
+	(*ExecStarted)(nil),      // 20: banger.agent.v1.ExecStarted
+	(*ExecSignal)(nil),       // 21: banger.agent.v1.ExecSignal
+	(*ExecExit)(nil),         // 22: banger.agent.v1.ExecExit
+	(*ExecError)(nil),        // 23: banger.agent.v1.ExecError
 }
 var file_banger_agent_v1_agent_proto_depIdxs = []int32{
 	1,  // 0: banger.agent.v1.Boot.network:type_name -> banger.agent.v1.Network
-	17, // 1: banger.agent.v1.ExecStart.size:type_name -> banger.agent.v1.WindowSize
+	19, // 1: banger.agent.v1.ExecStart.size:type_name -> banger.agent.v1.WindowSize
 	2,  // 2: banger.agent.v1.Agent.Info:input_type -> banger.agent.v1.InfoRequest
 	4,  // 3: banger.agent.v1.Agent.Events:input_type -> banger.agent.v1.EventsRequest
 	6,  // 4: banger.agent.v1.Agent.Shutdown:input_type -> banger.agent.v1.ShutdownRequest
 	8,  // 5: banger.agent.v1.Agent.Warm:input_type -> banger.agent.v1.WarmRequest
 	10, // 6: banger.agent.v1.Agent.Signal:input_type -> banger.agent.v1.SignalRequest
 	12, // 7: banger.agent.v1.Agent.Grow:input_type -> banger.agent.v1.GrowRequest
-	14, // 8: banger.agent.v1.Agent.Tune:input_type -> banger.agent.v1.TuneRequest
-	3,  // 9: banger.agent.v1.Agent.Info:output_type -> banger.agent.v1.InfoResponse
-	5,  // 10: banger.agent.v1.Agent.Events:output_type -> banger.agent.v1.Event
-	7,  // 11: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
-	9,  // 12: banger.agent.v1.Agent.Warm:output_type -> banger.agent.v1.WarmResponse
-	11, // 13: banger.agent.v1.Agent.Signal:output_type -> banger.agent.v1.SignalResponse
-	13, // 14: banger.agent.v1.Agent.Grow:output_type -> banger.agent.v1.GrowResponse
-	15, // 15: banger.agent.v1.Agent.Tune:output_type -> banger.agent.v1.TuneResponse
-	9,  // [9:16] is the sub-list for method output_type
-	2,  // [2:9] is the sub-list for method input_type
+	14, // 8: banger.agent.v1.Agent.Usage:input_type -> banger.agent.v1.UsageRequest
+	16, // 9: banger.agent.v1.Agent.Tune:input_type -> banger.agent.v1.TuneRequest
+	3,  // 10: banger.agent.v1.Agent.Info:output_type -> banger.agent.v1.InfoResponse
+	5,  // 11: banger.agent.v1.Agent.Events:output_type -> banger.agent.v1.Event
+	7,  // 12: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
+	9,  // 13: banger.agent.v1.Agent.Warm:output_type -> banger.agent.v1.WarmResponse
+	11, // 14: banger.agent.v1.Agent.Signal:output_type -> banger.agent.v1.SignalResponse
+	13, // 15: banger.agent.v1.Agent.Grow:output_type -> banger.agent.v1.GrowResponse
+	15, // 16: banger.agent.v1.Agent.Usage:output_type -> banger.agent.v1.UsageResponse
+	17, // 17: banger.agent.v1.Agent.Tune:output_type -> banger.agent.v1.TuneResponse
+	10, // [10:18] is the sub-list for method output_type
+	2,  // [2:10] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
 	2,  // [2:2] is the sub-list for extension extendee
 	0,  // [0:2] is the sub-list for field type_name
@@ -1484,7 +1637,7 @@ func file_banger_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_agent_v1_agent_proto_rawDesc), len(file_banger_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -14,6 +14,7 @@ type AgentService interface {
 	Warm(context.Context, *WarmRequest) (*WarmResponse, error)
 	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
 	Grow(context.Context, *GrowRequest) (*GrowResponse, error)
+	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
 }
 
@@ -68,6 +69,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 				}
 				return svc.Grow(ctx, &req)
 			},
+			"Usage": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UsageRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Usage(ctx, &req)
+			},
 			"Tune": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req TuneRequest
 				if err := unmarshal(&req); err != nil {
@@ -99,6 +107,7 @@ type AgentClient interface {
 	Warm(context.Context, *WarmRequest) (*WarmResponse, error)
 	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
 	Grow(context.Context, *GrowRequest) (*GrowResponse, error)
+	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
 }
 
@@ -176,6 +185,14 @@ func (c *agentClient) Signal(ctx context.Context, req *SignalRequest) (*SignalRe
 func (c *agentClient) Grow(ctx context.Context, req *GrowRequest) (*GrowResponse, error) {
 	var resp GrowResponse
 	if err := c.client.Call(ctx, "banger.agent.v1.Agent", "Grow", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Usage(ctx context.Context, req *UsageRequest) (*UsageResponse, error) {
+	var resp UsageResponse
+	if err := c.client.Call(ctx, "banger.agent.v1.Agent", "Usage", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

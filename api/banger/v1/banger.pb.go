@@ -2864,6 +2864,177 @@ func (x *PruneTemplatesResponse) GetRemoved() []*Template {
 	return nil
 }
 
+type DiskUsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskUsageRequest) Reset() {
+	*x = DiskUsageRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskUsageRequest) ProtoMessage() {}
+
+func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
+func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{43}
+}
+
+type DiskUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uses  []*DiskUse             `protobuf:"bytes,1,rep,name=uses,proto3" json:"uses,omitempty"`
+	// Free for this user, and in all, of the file system that holds the state.
+	FreeBytes     int64 `protobuf:"varint,2,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	TotalBytes    int64 `protobuf:"varint,3,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskUsageResponse) Reset() {
+	*x = DiskUsageResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskUsageResponse) ProtoMessage() {}
+
+func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
+func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *DiskUsageResponse) GetUses() []*DiskUse {
+	if x != nil {
+		return x.Uses
+	}
+	return nil
+}
+
+func (x *DiskUsageResponse) GetFreeBytes() int64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
+}
+
+func (x *DiskUsageResponse) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+// DiskUse is what one thing takes on the host.
+type DiskUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "vm", "image", "kernel", "template", "spare" (a copy of a template that waits, or
+	// what is left of a VM), or "cache" (what can be made again).
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Storage that is allocated, in bytes; blocks that clones share count in each.
+	Bytes int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// What a prune of its kind would remove: a VM that does not run, a template that
+	// is out of date, any cache.
+	Reclaimable   bool `protobuf:"varint,4,opt,name=reclaimable,proto3" json:"reclaimable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskUse) Reset() {
+	*x = DiskUse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskUse) ProtoMessage() {}
+
+func (x *DiskUse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskUse.ProtoReflect.Descriptor instead.
+func (*DiskUse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *DiskUse) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DiskUse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DiskUse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *DiskUse) GetReclaimable() bool {
+	if x != nil {
+		return x.Reclaimable
+	}
+	return false
+}
+
 // ErrorDetail rides on every error of this contract.
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2882,7 +3053,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_banger_v1_banger_proto_msgTypes[43]
+	mi := &file_banger_v1_banger_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2894,7 +3065,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[43]
+	mi := &file_banger_v1_banger_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2907,7 +3078,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{43}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -3169,13 +3340,25 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x03all\x18\x01 \x01(\bR\x03all\x12\x16\n" +
 	"\x06verify\x18\x02 \x01(\bR\x06verify\"G\n" +
 	"\x16PruneTemplatesResponse\x12-\n" +
-	"\aremoved\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\aremoved\"\x86\x01\n" +
+	"\aremoved\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\aremoved\"\x12\n" +
+	"\x10DiskUsageRequest\"{\n" +
+	"\x11DiskUsageResponse\x12&\n" +
+	"\x04uses\x18\x01 \x03(\v2\x12.banger.v1.DiskUseR\x04uses\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18\x02 \x01(\x03R\tfreeBytes\x12\x1f\n" +
+	"\vtotal_bytes\x18\x03 \x01(\x03R\n" +
+	"totalBytes\"i\n" +
+	"\aDiskUse\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12 \n" +
+	"\vreclaimable\x18\x04 \x01(\bR\vreclaimable\"\x86\x01\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04hint\x18\x02 \x01(\tR\x04hint\x12!\n" +
 	"\fconsole_tail\x18\x03 \x01(\tR\vconsoleTail\x12\x13\n" +
 	"\x05vm_id\x18\x04 \x01(\tR\x04vmId\x12\x17\n" +
-	"\avm_name\x18\x05 \x01(\tR\x06vmName2\x98\n" +
+	"\avm_name\x18\x05 \x01(\tR\x06vmName2\xe0\n" +
 	"\n" +
 	"\x06Banger\x12=\n" +
 	"\x06Status\x12\x18.banger.v1.StatusRequest\x1a\x19.banger.v1.StatusResponse\x12C\n" +
@@ -3196,7 +3379,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"ListImages\x12\x1c.banger.v1.ListImagesRequest\x1a\x1d.banger.v1.ListImagesResponse\x12H\n" +
 	"\tWarmImage\x12\x1b.banger.v1.WarmImageRequest\x1a\x1c.banger.v1.WarmImageResponse0\x01\x12R\n" +
 	"\rListTemplates\x12\x1f.banger.v1.ListTemplatesRequest\x1a .banger.v1.ListTemplatesResponse\x12U\n" +
-	"\x0ePruneTemplates\x12 .banger.v1.PruneTemplatesRequest\x1a!.banger.v1.PruneTemplatesResponse\x12L\n" +
+	"\x0ePruneTemplates\x12 .banger.v1.PruneTemplatesRequest\x1a!.banger.v1.PruneTemplatesResponse\x12F\n" +
+	"\tDiskUsage\x12\x1b.banger.v1.DiskUsageRequest\x1a\x1c.banger.v1.DiskUsageResponse\x12L\n" +
 	"\vListKernels\x12\x1d.banger.v1.ListKernelsRequest\x1a\x1e.banger.v1.ListKernelsResponseB5Z3github.com/banger-dev/banger/api/banger/v1;bangerv1b\x06proto3"
 
 var (
@@ -3211,7 +3395,7 @@ func file_banger_v1_banger_proto_rawDescGZIP() []byte {
 	return file_banger_v1_banger_proto_rawDescData
 }
 
-var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_banger_v1_banger_proto_goTypes = []any{
 	(*Build)(nil),                  // 0: banger.v1.Build
 	(*StatusRequest)(nil),          // 1: banger.v1.StatusRequest
@@ -3256,7 +3440,10 @@ var file_banger_v1_banger_proto_goTypes = []any{
 	(*ListTemplatesResponse)(nil),  // 40: banger.v1.ListTemplatesResponse
 	(*PruneTemplatesRequest)(nil),  // 41: banger.v1.PruneTemplatesRequest
 	(*PruneTemplatesResponse)(nil), // 42: banger.v1.PruneTemplatesResponse
-	(*ErrorDetail)(nil),            // 43: banger.v1.ErrorDetail
+	(*DiskUsageRequest)(nil),       // 43: banger.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),      // 44: banger.v1.DiskUsageResponse
+	(*DiskUse)(nil),                // 45: banger.v1.DiskUse
+	(*ErrorDetail)(nil),            // 46: banger.v1.ErrorDetail
 }
 var file_banger_v1_banger_proto_depIdxs = []int32{
 	0,  // 0: banger.v1.StatusResponse.build:type_name -> banger.v1.Build
@@ -3277,49 +3464,52 @@ var file_banger_v1_banger_proto_depIdxs = []int32{
 	36, // 15: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
 	36, // 16: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
 	36, // 17: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
-	1,  // 18: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
-	3,  // 19: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
-	8,  // 20: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
-	9,  // 21: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
-	10, // 22: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
-	12, // 23: banger.v1.Banger.KillVM:input_type -> banger.v1.KillVMRequest
-	14, // 24: banger.v1.Banger.PauseVM:input_type -> banger.v1.PauseVMRequest
-	16, // 25: banger.v1.Banger.ResumeVM:input_type -> banger.v1.ResumeVMRequest
-	18, // 26: banger.v1.Banger.SetVM:input_type -> banger.v1.SetVMRequest
-	20, // 27: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
-	22, // 28: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
-	24, // 29: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
-	26, // 30: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
-	28, // 31: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
-	31, // 32: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
-	37, // 33: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
-	39, // 34: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
-	41, // 35: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
-	34, // 36: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
-	2,  // 37: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
-	4,  // 38: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
-	7,  // 39: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
-	7,  // 40: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
-	11, // 41: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
-	13, // 42: banger.v1.Banger.KillVM:output_type -> banger.v1.KillVMResponse
-	15, // 43: banger.v1.Banger.PauseVM:output_type -> banger.v1.PauseVMResponse
-	17, // 44: banger.v1.Banger.ResumeVM:output_type -> banger.v1.ResumeVMResponse
-	19, // 45: banger.v1.Banger.SetVM:output_type -> banger.v1.SetVMResponse
-	21, // 46: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
-	23, // 47: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
-	25, // 48: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
-	27, // 49: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
-	29, // 50: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
-	32, // 51: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
-	38, // 52: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
-	40, // 53: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
-	42, // 54: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
-	35, // 55: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
-	37, // [37:56] is the sub-list for method output_type
-	18, // [18:37] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	45, // 18: banger.v1.DiskUsageResponse.uses:type_name -> banger.v1.DiskUse
+	1,  // 19: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
+	3,  // 20: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
+	8,  // 21: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
+	9,  // 22: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
+	10, // 23: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
+	12, // 24: banger.v1.Banger.KillVM:input_type -> banger.v1.KillVMRequest
+	14, // 25: banger.v1.Banger.PauseVM:input_type -> banger.v1.PauseVMRequest
+	16, // 26: banger.v1.Banger.ResumeVM:input_type -> banger.v1.ResumeVMRequest
+	18, // 27: banger.v1.Banger.SetVM:input_type -> banger.v1.SetVMRequest
+	20, // 28: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
+	22, // 29: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
+	24, // 30: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
+	26, // 31: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
+	28, // 32: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
+	31, // 33: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
+	37, // 34: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
+	39, // 35: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
+	41, // 36: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
+	43, // 37: banger.v1.Banger.DiskUsage:input_type -> banger.v1.DiskUsageRequest
+	34, // 38: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
+	2,  // 39: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
+	4,  // 40: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
+	7,  // 41: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
+	7,  // 42: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
+	11, // 43: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
+	13, // 44: banger.v1.Banger.KillVM:output_type -> banger.v1.KillVMResponse
+	15, // 45: banger.v1.Banger.PauseVM:output_type -> banger.v1.PauseVMResponse
+	17, // 46: banger.v1.Banger.ResumeVM:output_type -> banger.v1.ResumeVMResponse
+	19, // 47: banger.v1.Banger.SetVM:output_type -> banger.v1.SetVMResponse
+	21, // 48: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
+	23, // 49: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
+	25, // 50: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
+	27, // 51: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
+	29, // 52: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
+	32, // 53: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
+	38, // 54: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
+	40, // 55: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
+	42, // 56: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
+	44, // 57: banger.v1.Banger.DiskUsage:output_type -> banger.v1.DiskUsageResponse
+	35, // 58: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
+	39, // [39:59] is the sub-list for method output_type
+	19, // [19:39] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_banger_v1_banger_proto_init() }
@@ -3344,7 +3534,7 @@ func file_banger_v1_banger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_v1_banger_proto_rawDesc), len(file_banger_v1_banger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1106,6 +1106,275 @@ func (x *HealthResponse) GetUptimeMs() int64 {
 	return 0
 }
 
+type StatsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsRequest) Reset() {
+	*x = StatsRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsRequest) ProtoMessage() {}
+
+func (x *StatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
+func (*StatsRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{18}
+}
+
+type StatsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When this was, in nanoseconds of the host's CLOCK_MONOTONIC.
+	TakenNs int64 `protobuf:"varint,1,opt,name=taken_ns,json=takenNs,proto3" json:"taken_ns,omitempty"`
+	// Processor time of the VMM and of the supervisor since they began, in ms.
+	VmmCpuMs        int64 `protobuf:"varint,2,opt,name=vmm_cpu_ms,json=vmmCpuMs,proto3" json:"vmm_cpu_ms,omitempty"`
+	SupervisorCpuMs int64 `protobuf:"varint,3,opt,name=supervisor_cpu_ms,json=supervisorCpuMs,proto3" json:"supervisor_cpu_ms,omitempty"`
+	// Memory of each that is resident on the host, in bytes; what it shares counts in
+	// full.
+	VmmMemoryBytes        int64 `protobuf:"varint,4,opt,name=vmm_memory_bytes,json=vmmMemoryBytes,proto3" json:"vmm_memory_bytes,omitempty"`
+	SupervisorMemoryBytes int64 `protobuf:"varint,5,opt,name=supervisor_memory_bytes,json=supervisorMemoryBytes,proto3" json:"supervisor_memory_bytes,omitempty"`
+	// Storage of both disks that is allocated on the host, in bytes.
+	DiskBytes int64 `protobuf:"varint,6,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	// Ethernet frames to and from the guest since the supervisor began, in bytes.
+	NetworkInBytes  uint64 `protobuf:"varint,7,opt,name=network_in_bytes,json=networkInBytes,proto3" json:"network_in_bytes,omitempty"`
+	NetworkOutBytes uint64 `protobuf:"varint,8,opt,name=network_out_bytes,json=networkOutBytes,proto3" json:"network_out_bytes,omitempty"`
+	Flows           int64  `protobuf:"varint,9,opt,name=flows,proto3" json:"flows,omitempty"`
+	// What the guest says of itself: untrusted. Unset if it did not answer, and why.
+	Guest         *GuestUsage `protobuf:"bytes,10,opt,name=guest,proto3" json:"guest,omitempty"`
+	GuestError    string      `protobuf:"bytes,11,opt,name=guest_error,json=guestError,proto3" json:"guest_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsResponse) Reset() {
+	*x = StatsResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsResponse) ProtoMessage() {}
+
+func (x *StatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
+func (*StatsResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *StatsResponse) GetTakenNs() int64 {
+	if x != nil {
+		return x.TakenNs
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetVmmCpuMs() int64 {
+	if x != nil {
+		return x.VmmCpuMs
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetSupervisorCpuMs() int64 {
+	if x != nil {
+		return x.SupervisorCpuMs
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetVmmMemoryBytes() int64 {
+	if x != nil {
+		return x.VmmMemoryBytes
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetSupervisorMemoryBytes() int64 {
+	if x != nil {
+		return x.SupervisorMemoryBytes
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetDiskBytes() int64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetNetworkInBytes() uint64 {
+	if x != nil {
+		return x.NetworkInBytes
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetNetworkOutBytes() uint64 {
+	if x != nil {
+		return x.NetworkOutBytes
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetFlows() int64 {
+	if x != nil {
+		return x.Flows
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetGuest() *GuestUsage {
+	if x != nil {
+		return x.Guest
+	}
+	return nil
+}
+
+func (x *StatsResponse) GetGuestError() string {
+	if x != nil {
+		return x.GuestError
+	}
+	return ""
+}
+
+type GuestUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Time that its processors were busy since it booted, in ms.
+	CpuMs                int64 `protobuf:"varint,1,opt,name=cpu_ms,json=cpuMs,proto3" json:"cpu_ms,omitempty"`
+	MemoryTotalBytes     int64 `protobuf:"varint,2,opt,name=memory_total_bytes,json=memoryTotalBytes,proto3" json:"memory_total_bytes,omitempty"`
+	MemoryAvailableBytes int64 `protobuf:"varint,3,opt,name=memory_available_bytes,json=memoryAvailableBytes,proto3" json:"memory_available_bytes,omitempty"`
+	Processes            int64 `protobuf:"varint,4,opt,name=processes,proto3" json:"processes,omitempty"`
+	// File systems of the work disk (/root) and of the overlay (/), in bytes.
+	WorkUsedBytes     int64 `protobuf:"varint,5,opt,name=work_used_bytes,json=workUsedBytes,proto3" json:"work_used_bytes,omitempty"`
+	WorkTotalBytes    int64 `protobuf:"varint,6,opt,name=work_total_bytes,json=workTotalBytes,proto3" json:"work_total_bytes,omitempty"`
+	OverlayUsedBytes  int64 `protobuf:"varint,7,opt,name=overlay_used_bytes,json=overlayUsedBytes,proto3" json:"overlay_used_bytes,omitempty"`
+	OverlayTotalBytes int64 `protobuf:"varint,8,opt,name=overlay_total_bytes,json=overlayTotalBytes,proto3" json:"overlay_total_bytes,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *GuestUsage) Reset() {
+	*x = GuestUsage{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestUsage) ProtoMessage() {}
+
+func (x *GuestUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestUsage.ProtoReflect.Descriptor instead.
+func (*GuestUsage) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *GuestUsage) GetCpuMs() int64 {
+	if x != nil {
+		return x.CpuMs
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetMemoryTotalBytes() int64 {
+	if x != nil {
+		return x.MemoryTotalBytes
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetMemoryAvailableBytes() int64 {
+	if x != nil {
+		return x.MemoryAvailableBytes
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetProcesses() int64 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetWorkUsedBytes() int64 {
+	if x != nil {
+		return x.WorkUsedBytes
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetWorkTotalBytes() int64 {
+	if x != nil {
+		return x.WorkTotalBytes
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetOverlayUsedBytes() int64 {
+	if x != nil {
+		return x.OverlayUsedBytes
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetOverlayTotalBytes() int64 {
+	if x != nil {
+		return x.OverlayTotalBytes
+	}
+	return 0
+}
+
 type ClaimRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its machine is that of the spare: only who the VM is, and what it may reach,
@@ -1117,7 +1386,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1398,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1411,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{18}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ClaimRequest) GetSpec() *Spec {
@@ -1161,7 +1430,7 @@ type ClaimResponse struct {
 
 func (x *ClaimResponse) Reset() {
 	*x = ClaimResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[19]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1442,7 @@ func (x *ClaimResponse) String() string {
 func (*ClaimResponse) ProtoMessage() {}
 
 func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[19]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1455,7 @@ func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
 func (*ClaimResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{19}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ClaimResponse) GetStatus() *StatusResponse {
@@ -1273,11 +1542,38 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x04init\x18\x04 \x01(\tR\x04init\x12\x14\n" +
 	"\x05ready\x18\x05 \x01(\tR\x05ready\x12\x17\n" +
 	"\aboot_id\x18\x06 \x01(\tR\x06bootId\x12\x1b\n" +
-	"\tuptime_ms\x18\a \x01(\x03R\buptimeMs\"6\n" +
+	"\tuptime_ms\x18\a \x01(\x03R\buptimeMs\"\x0e\n" +
+	"\fStatsRequest\"\xb2\x03\n" +
+	"\rStatsResponse\x12\x19\n" +
+	"\btaken_ns\x18\x01 \x01(\x03R\atakenNs\x12\x1c\n" +
+	"\n" +
+	"vmm_cpu_ms\x18\x02 \x01(\x03R\bvmmCpuMs\x12*\n" +
+	"\x11supervisor_cpu_ms\x18\x03 \x01(\x03R\x0fsupervisorCpuMs\x12(\n" +
+	"\x10vmm_memory_bytes\x18\x04 \x01(\x03R\x0evmmMemoryBytes\x126\n" +
+	"\x17supervisor_memory_bytes\x18\x05 \x01(\x03R\x15supervisorMemoryBytes\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\x06 \x01(\x03R\tdiskBytes\x12(\n" +
+	"\x10network_in_bytes\x18\a \x01(\x04R\x0enetworkInBytes\x12*\n" +
+	"\x11network_out_bytes\x18\b \x01(\x04R\x0fnetworkOutBytes\x12\x14\n" +
+	"\x05flows\x18\t \x01(\x03R\x05flows\x12.\n" +
+	"\x05guest\x18\n" +
+	" \x01(\v2\x18.banger.vm.v1.GuestUsageR\x05guest\x12\x1f\n" +
+	"\vguest_error\x18\v \x01(\tR\n" +
+	"guestError\"\xd5\x02\n" +
+	"\n" +
+	"GuestUsage\x12\x15\n" +
+	"\x06cpu_ms\x18\x01 \x01(\x03R\x05cpuMs\x12,\n" +
+	"\x12memory_total_bytes\x18\x02 \x01(\x03R\x10memoryTotalBytes\x124\n" +
+	"\x16memory_available_bytes\x18\x03 \x01(\x03R\x14memoryAvailableBytes\x12\x1c\n" +
+	"\tprocesses\x18\x04 \x01(\x03R\tprocesses\x12&\n" +
+	"\x0fwork_used_bytes\x18\x05 \x01(\x03R\rworkUsedBytes\x12(\n" +
+	"\x10work_total_bytes\x18\x06 \x01(\x03R\x0eworkTotalBytes\x12,\n" +
+	"\x12overlay_used_bytes\x18\a \x01(\x03R\x10overlayUsedBytes\x12.\n" +
+	"\x13overlay_total_bytes\x18\b \x01(\x03R\x11overlayTotalBytes\"6\n" +
 	"\fClaimRequest\x12&\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.banger.vm.v1.SpecR\x04spec\"E\n" +
 	"\rClaimResponse\x124\n" +
-	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status2\xa6\x05\n" +
+	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status2\xe8\x05\n" +
 	"\n" +
 	"Supervisor\x12C\n" +
 	"\x06Status\x12\x1b.banger.vm.v1.StatusRequest\x1a\x1c.banger.vm.v1.StatusResponse\x12C\n" +
@@ -1289,6 +1585,7 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x06Resume\x12\x1b.banger.vm.v1.ResumeRequest\x1a\x1c.banger.vm.v1.ResumeResponse\x12=\n" +
 	"\x04Grow\x12\x19.banger.vm.v1.GrowRequest\x1a\x1a.banger.vm.v1.GrowResponse\x12C\n" +
 	"\x06Health\x12\x1b.banger.vm.v1.HealthRequest\x1a\x1c.banger.vm.v1.HealthResponse\x12@\n" +
+	"\x05Stats\x12\x1a.banger.vm.v1.StatsRequest\x1a\x1b.banger.vm.v1.StatsResponse\x12@\n" +
 	"\x05Claim\x12\x1a.banger.vm.v1.ClaimRequest\x1a\x1b.banger.vm.v1.ClaimResponseB-Z+github.com/banger-dev/banger/api/vm/v1;vmv1b\x06proto3"
 
 var (
@@ -1303,7 +1600,7 @@ func file_banger_vm_v1_vm_proto_rawDescGZIP() []byte {
 	return file_banger_vm_v1_vm_proto_rawDescData
 }
 
-var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_banger_vm_v1_vm_proto_goTypes = []any{
 	(*Spec)(nil),           // 0: banger.vm.v1.Spec
 	(*StatusRequest)(nil),  // 1: banger.vm.v1.StatusRequest
@@ -1323,37 +1620,43 @@ var file_banger_vm_v1_vm_proto_goTypes = []any{
 	(*GrowResponse)(nil),   // 15: banger.vm.v1.GrowResponse
 	(*HealthRequest)(nil),  // 16: banger.vm.v1.HealthRequest
 	(*HealthResponse)(nil), // 17: banger.vm.v1.HealthResponse
-	(*ClaimRequest)(nil),   // 18: banger.vm.v1.ClaimRequest
-	(*ClaimResponse)(nil),  // 19: banger.vm.v1.ClaimResponse
+	(*StatsRequest)(nil),   // 18: banger.vm.v1.StatsRequest
+	(*StatsResponse)(nil),  // 19: banger.vm.v1.StatsResponse
+	(*GuestUsage)(nil),     // 20: banger.vm.v1.GuestUsage
+	(*ClaimRequest)(nil),   // 21: banger.vm.v1.ClaimRequest
+	(*ClaimResponse)(nil),  // 22: banger.vm.v1.ClaimResponse
 }
 var file_banger_vm_v1_vm_proto_depIdxs = []int32{
-	0,  // 0: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
-	3,  // 1: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
-	1,  // 2: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
-	2,  // 3: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
-	4,  // 4: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
-	6,  // 5: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
-	8,  // 6: banger.vm.v1.Supervisor.Signal:input_type -> banger.vm.v1.SignalRequest
-	10, // 7: banger.vm.v1.Supervisor.Pause:input_type -> banger.vm.v1.PauseRequest
-	12, // 8: banger.vm.v1.Supervisor.Resume:input_type -> banger.vm.v1.ResumeRequest
-	14, // 9: banger.vm.v1.Supervisor.Grow:input_type -> banger.vm.v1.GrowRequest
-	16, // 10: banger.vm.v1.Supervisor.Health:input_type -> banger.vm.v1.HealthRequest
-	18, // 11: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
-	3,  // 12: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
-	3,  // 13: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
-	5,  // 14: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
-	7,  // 15: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
-	9,  // 16: banger.vm.v1.Supervisor.Signal:output_type -> banger.vm.v1.SignalResponse
-	11, // 17: banger.vm.v1.Supervisor.Pause:output_type -> banger.vm.v1.PauseResponse
-	13, // 18: banger.vm.v1.Supervisor.Resume:output_type -> banger.vm.v1.ResumeResponse
-	15, // 19: banger.vm.v1.Supervisor.Grow:output_type -> banger.vm.v1.GrowResponse
-	17, // 20: banger.vm.v1.Supervisor.Health:output_type -> banger.vm.v1.HealthResponse
-	19, // 21: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
-	12, // [12:22] is the sub-list for method output_type
-	2,  // [2:12] is the sub-list for method input_type
-	2,  // [2:2] is the sub-list for extension type_name
-	2,  // [2:2] is the sub-list for extension extendee
-	0,  // [0:2] is the sub-list for field type_name
+	20, // 0: banger.vm.v1.StatsResponse.guest:type_name -> banger.vm.v1.GuestUsage
+	0,  // 1: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
+	3,  // 2: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
+	1,  // 3: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
+	2,  // 4: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
+	4,  // 5: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
+	6,  // 6: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
+	8,  // 7: banger.vm.v1.Supervisor.Signal:input_type -> banger.vm.v1.SignalRequest
+	10, // 8: banger.vm.v1.Supervisor.Pause:input_type -> banger.vm.v1.PauseRequest
+	12, // 9: banger.vm.v1.Supervisor.Resume:input_type -> banger.vm.v1.ResumeRequest
+	14, // 10: banger.vm.v1.Supervisor.Grow:input_type -> banger.vm.v1.GrowRequest
+	16, // 11: banger.vm.v1.Supervisor.Health:input_type -> banger.vm.v1.HealthRequest
+	18, // 12: banger.vm.v1.Supervisor.Stats:input_type -> banger.vm.v1.StatsRequest
+	21, // 13: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
+	3,  // 14: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
+	3,  // 15: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
+	5,  // 16: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
+	7,  // 17: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
+	9,  // 18: banger.vm.v1.Supervisor.Signal:output_type -> banger.vm.v1.SignalResponse
+	11, // 19: banger.vm.v1.Supervisor.Pause:output_type -> banger.vm.v1.PauseResponse
+	13, // 20: banger.vm.v1.Supervisor.Resume:output_type -> banger.vm.v1.ResumeResponse
+	15, // 21: banger.vm.v1.Supervisor.Grow:output_type -> banger.vm.v1.GrowResponse
+	17, // 22: banger.vm.v1.Supervisor.Health:output_type -> banger.vm.v1.HealthResponse
+	19, // 23: banger.vm.v1.Supervisor.Stats:output_type -> banger.vm.v1.StatsResponse
+	22, // 24: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
+	14, // [14:25] is the sub-list for method output_type
+	3,  // [3:14] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_banger_vm_v1_vm_proto_init() }
@@ -1367,7 +1670,7 @@ func file_banger_vm_v1_vm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_vm_v1_vm_proto_rawDesc), len(file_banger_vm_v1_vm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -18,6 +18,7 @@ import (
 	"github.com/banger-dev/banger/internal/agent/boot"
 	"github.com/banger-dev/banger/internal/agent/disks"
 	"github.com/banger-dev/banger/internal/agent/identity"
+	"github.com/banger-dev/banger/internal/agent/usage"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -256,6 +257,18 @@ func (s *Service) Grow(ctx context.Context, req *agentv1.GrowRequest) (*agentv1.
 		return nil, status.Errorf(codes.Internal, "%v", err)
 	}
 	return &agentv1.GrowResponse{}, nil
+}
+
+// Usage implements agentv1.AgentService.
+func (s *Service) Usage(context.Context, *agentv1.UsageRequest) (*agentv1.UsageResponse, error) {
+	if err := s.owned(); err != nil {
+		return nil, err
+	}
+	used, err := usage.Read()
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "usage: %v", err)
+	}
+	return used, nil
 }
 
 // Tune implements agentv1.AgentService.

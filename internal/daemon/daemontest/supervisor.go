@@ -296,6 +296,11 @@ func (s *supervisor) Health(context.Context, *connect.Request[vmv1.HealthRequest
 	return connect.NewResponse(&vmv1.HealthResponse{LatencyUs: 1, Init: "none", Ready: "system"}), nil
 }
 
+// Stats implements vmv1connect.SupervisorHandler.
+func (s *supervisor) Stats(context.Context, *connect.Request[vmv1.StatsRequest]) (*connect.Response[vmv1.StatsResponse], error) {
+	return connect.NewResponse(&vmv1.StatsResponse{GuestError: "there is no guest"}), nil
+}
+
 // Kill implements vmv1connect.SupervisorHandler.
 func (s *supervisor) Kill(ctx context.Context, _ *connect.Request[vmv1.KillRequest]) (*connect.Response[vmv1.KillResponse], error) {
 	return connect.NewResponse(&vmv1.KillResponse{}), s.end(ctx)

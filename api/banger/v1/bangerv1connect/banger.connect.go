@@ -77,6 +77,8 @@ const (
 	BangerListTemplatesProcedure = "/banger.v1.Banger/ListTemplates"
 	// BangerPruneTemplatesProcedure is the fully-qualified name of the Banger's PruneTemplates RPC.
 	BangerPruneTemplatesProcedure = "/banger.v1.Banger/PruneTemplates"
+	// BangerDiskUsageProcedure is the fully-qualified name of the Banger's DiskUsage RPC.
+	BangerDiskUsageProcedure = "/banger.v1.Banger/DiskUsage"
 	// BangerListKernelsProcedure is the fully-qualified name of the Banger's ListKernels RPC.
 	BangerListKernelsProcedure = "/banger.v1.Banger/ListKernels"
 )
@@ -136,6 +138,8 @@ type BangerClient interface {
 	// PruneTemplates removes templates: all that no VM can be started from any
 	// more, damaged ones among them, and with all every one. VMs that were started from them go on.
 	PruneTemplates(context.Context, *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error)
+	// DiskUsage says what takes storage. It reads no file's content.
+	DiskUsage(context.Context, *connect.Request[v1.DiskUsageRequest]) (*connect.Response[v1.DiskUsageResponse], error)
 	// ListKernels returns the local kernels and, with available, the catalog's.
 	ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error)
 }
@@ -259,6 +263,12 @@ func NewBangerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			connect.WithSchema(bangerMethods.ByName("PruneTemplates")),
 			connect.WithClientOptions(opts...),
 		),
+		diskUsage: connect.NewClient[v1.DiskUsageRequest, v1.DiskUsageResponse](
+			httpClient,
+			baseURL+BangerDiskUsageProcedure,
+			connect.WithSchema(bangerMethods.ByName("DiskUsage")),
+			connect.WithClientOptions(opts...),
+		),
 		listKernels: connect.NewClient[v1.ListKernelsRequest, v1.ListKernelsResponse](
 			httpClient,
 			baseURL+BangerListKernelsProcedure,
@@ -288,6 +298,7 @@ type bangerClient struct {
 	warmImage      *connect.Client[v1.WarmImageRequest, v1.WarmImageResponse]
 	listTemplates  *connect.Client[v1.ListTemplatesRequest, v1.ListTemplatesResponse]
 	pruneTemplates *connect.Client[v1.PruneTemplatesRequest, v1.PruneTemplatesResponse]
+	diskUsage      *connect.Client[v1.DiskUsageRequest, v1.DiskUsageResponse]
 	listKernels    *connect.Client[v1.ListKernelsRequest, v1.ListKernelsResponse]
 }
 
@@ -381,6 +392,11 @@ func (c *bangerClient) PruneTemplates(ctx context.Context, req *connect.Request[
 	return c.pruneTemplates.CallUnary(ctx, req)
 }
 
+// DiskUsage calls banger.v1.Banger.DiskUsage.
+func (c *bangerClient) DiskUsage(ctx context.Context, req *connect.Request[v1.DiskUsageRequest]) (*connect.Response[v1.DiskUsageResponse], error) {
+	return c.diskUsage.CallUnary(ctx, req)
+}
+
 // ListKernels calls banger.v1.Banger.ListKernels.
 func (c *bangerClient) ListKernels(ctx context.Context, req *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error) {
 	return c.listKernels.CallUnary(ctx, req)
@@ -441,6 +457,8 @@ type BangerHandler interface {
 	// PruneTemplates removes templates: all that no VM can be started from any
 	// more, damaged ones among them, and with all every one. VMs that were started from them go on.
 	PruneTemplates(context.Context, *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error)
+	// DiskUsage says what takes storage. It reads no file's content.
+	DiskUsage(context.Context, *connect.Request[v1.DiskUsageRequest]) (*connect.Response[v1.DiskUsageResponse], error)
 	// ListKernels returns the local kernels and, with available, the catalog's.
 	ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error)
 }
@@ -560,6 +578,12 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 		connect.WithSchema(bangerMethods.ByName("PruneTemplates")),
 		connect.WithHandlerOptions(opts...),
 	)
+	bangerDiskUsageHandler := connect.NewUnaryHandler(
+		BangerDiskUsageProcedure,
+		svc.DiskUsage,
+		connect.WithSchema(bangerMethods.ByName("DiskUsage")),
+		connect.WithHandlerOptions(opts...),
+	)
 	bangerListKernelsHandler := connect.NewUnaryHandler(
 		BangerListKernelsProcedure,
 		svc.ListKernels,
@@ -604,6 +628,8 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 			bangerListTemplatesHandler.ServeHTTP(w, r)
 		case BangerPruneTemplatesProcedure:
 			bangerPruneTemplatesHandler.ServeHTTP(w, r)
+		case BangerDiskUsageProcedure:
+			bangerDiskUsageHandler.ServeHTTP(w, r)
 		case BangerListKernelsProcedure:
 			bangerListKernelsHandler.ServeHTTP(w, r)
 		default:
@@ -685,6 +711,10 @@ func (UnimplementedBangerHandler) ListTemplates(context.Context, *connect.Reques
 
 func (UnimplementedBangerHandler) PruneTemplates(context.Context, *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.PruneTemplates is not implemented"))
+}
+
+func (UnimplementedBangerHandler) DiskUsage(context.Context, *connect.Request[v1.DiskUsageRequest]) (*connect.Response[v1.DiskUsageResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.DiskUsage is not implemented"))
 }
 
 func (UnimplementedBangerHandler) ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error) {

@@ -57,6 +57,8 @@ const (
 	SupervisorGrowProcedure = "/banger.vm.v1.Supervisor/Grow"
 	// SupervisorHealthProcedure is the fully-qualified name of the Supervisor's Health RPC.
 	SupervisorHealthProcedure = "/banger.vm.v1.Supervisor/Health"
+	// SupervisorStatsProcedure is the fully-qualified name of the Supervisor's Stats RPC.
+	SupervisorStatsProcedure = "/banger.vm.v1.Supervisor/Stats"
 	// SupervisorClaimProcedure is the fully-qualified name of the Supervisor's Claim RPC.
 	SupervisorClaimProcedure = "/banger.vm.v1.Supervisor/Claim"
 )
@@ -86,6 +88,9 @@ type SupervisorClient interface {
 	Grow(context.Context, *connect.Request[v1.GrowRequest]) (*connect.Response[v1.GrowResponse], error)
 	// Health asks the guest's agent who it is, and says how long the answer took.
 	Health(context.Context, *connect.Request[v1.HealthRequest]) (*connect.Response[v1.HealthResponse], error)
+	// Stats says what the VM uses. What only the guest knows is left out while it does
+	// not answer.
+	Stats(context.Context, *connect.Request[v1.StatsRequest]) (*connect.Response[v1.StatsResponse], error)
 	// Claim makes a spare the VM of a spec: it writes that as spec.json, lets the
 	// guest go on and tells it who it is. It returns when the guest has answered,
 	// with the status of then. A supervisor that is no spare, or not one any more,
@@ -158,6 +163,12 @@ func NewSupervisorClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(supervisorMethods.ByName("Health")),
 			connect.WithClientOptions(opts...),
 		),
+		stats: connect.NewClient[v1.StatsRequest, v1.StatsResponse](
+			httpClient,
+			baseURL+SupervisorStatsProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Stats")),
+			connect.WithClientOptions(opts...),
+		),
 		claim: connect.NewClient[v1.ClaimRequest, v1.ClaimResponse](
 			httpClient,
 			baseURL+SupervisorClaimProcedure,
@@ -178,6 +189,7 @@ type supervisorClient struct {
 	resume *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
 	grow   *connect.Client[v1.GrowRequest, v1.GrowResponse]
 	health *connect.Client[v1.HealthRequest, v1.HealthResponse]
+	stats  *connect.Client[v1.StatsRequest, v1.StatsResponse]
 	claim  *connect.Client[v1.ClaimRequest, v1.ClaimResponse]
 }
 
@@ -226,6 +238,11 @@ func (c *supervisorClient) Health(ctx context.Context, req *connect.Request[v1.H
 	return c.health.CallUnary(ctx, req)
 }
 
+// Stats calls banger.vm.v1.Supervisor.Stats.
+func (c *supervisorClient) Stats(ctx context.Context, req *connect.Request[v1.StatsRequest]) (*connect.Response[v1.StatsResponse], error) {
+	return c.stats.CallUnary(ctx, req)
+}
+
 // Claim calls banger.vm.v1.Supervisor.Claim.
 func (c *supervisorClient) Claim(ctx context.Context, req *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error) {
 	return c.claim.CallUnary(ctx, req)
@@ -256,6 +273,9 @@ type SupervisorHandler interface {
 	Grow(context.Context, *connect.Request[v1.GrowRequest]) (*connect.Response[v1.GrowResponse], error)
 	// Health asks the guest's agent who it is, and says how long the answer took.
 	Health(context.Context, *connect.Request[v1.HealthRequest]) (*connect.Response[v1.HealthResponse], error)
+	// Stats says what the VM uses. What only the guest knows is left out while it does
+	// not answer.
+	Stats(context.Context, *connect.Request[v1.StatsRequest]) (*connect.Response[v1.StatsResponse], error)
 	// Claim makes a spare the VM of a spec: it writes that as spec.json, lets the
 	// guest go on and tells it who it is. It returns when the guest has answered,
 	// with the status of then. A supervisor that is no spare, or not one any more,
@@ -324,6 +344,12 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(supervisorMethods.ByName("Health")),
 		connect.WithHandlerOptions(opts...),
 	)
+	supervisorStatsHandler := connect.NewUnaryHandler(
+		SupervisorStatsProcedure,
+		svc.Stats,
+		connect.WithSchema(supervisorMethods.ByName("Stats")),
+		connect.WithHandlerOptions(opts...),
+	)
 	supervisorClaimHandler := connect.NewUnaryHandler(
 		SupervisorClaimProcedure,
 		svc.Claim,
@@ -350,6 +376,8 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 			supervisorGrowHandler.ServeHTTP(w, r)
 		case SupervisorHealthProcedure:
 			supervisorHealthHandler.ServeHTTP(w, r)
+		case SupervisorStatsProcedure:
+			supervisorStatsHandler.ServeHTTP(w, r)
 		case SupervisorClaimProcedure:
 			supervisorClaimHandler.ServeHTTP(w, r)
 		default:
@@ -395,6 +423,10 @@ func (UnimplementedSupervisorHandler) Grow(context.Context, *connect.Request[v1.
 
 func (UnimplementedSupervisorHandler) Health(context.Context, *connect.Request[v1.HealthRequest]) (*connect.Response[v1.HealthResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Health is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Stats(context.Context, *connect.Request[v1.StatsRequest]) (*connect.Response[v1.StatsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Stats is not implemented"))
 }
 
 func (UnimplementedSupervisorHandler) Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error) {
