@@ -175,6 +175,35 @@ func (c *Client) StopVM(ctx context.Context, ref string, timeout time.Duration) 
 	return res.GetVm(), err
 }
 
+// KillVM powers a VM off at once; a signal other than 0 and 9 goes to its guest.
+func (c *Client) KillVM(ctx context.Context, ref string, signal int) (*bangerv1.VM, error) {
+	res, err := unary(ctx, c.rpc.KillVM, &bangerv1.KillVMRequest{Ref: ref, Signal: int32(signal)})
+	return res.GetVm(), err
+}
+
+// PauseVM has the guest of a VM stand still.
+func (c *Client) PauseVM(ctx context.Context, ref string) (*bangerv1.VM, error) {
+	res, err := unary(ctx, c.rpc.PauseVM, &bangerv1.PauseVMRequest{Ref: ref})
+	return res.GetVm(), err
+}
+
+// ResumeVM lets it go on.
+func (c *Client) ResumeVM(ctx context.Context, ref string) (*bangerv1.VM, error) {
+	res, err := unary(ctx, c.rpc.ResumeVM, &bangerv1.ResumeVMRequest{Ref: ref})
+	return res.GetVm(), err
+}
+
+// SetVM changes what a VM is.
+func (c *Client) SetVM(ctx context.Context, req *bangerv1.SetVMRequest) (*bangerv1.VM, error) {
+	res, err := unary(ctx, c.rpc.SetVM, req)
+	return res.GetVm(), err
+}
+
+// DiskUsage says what takes storage.
+func (c *Client) DiskUsage(ctx context.Context) (*bangerv1.DiskUsageResponse, error) {
+	return unary(ctx, c.rpc.DiskUsage, &bangerv1.DiskUsageRequest{})
+}
+
 // DeleteVM removes a VM, with force also one that runs. It returns its id.
 func (c *Client) DeleteVM(ctx context.Context, ref string, force bool) (string, error) {
 	res, err := unary(ctx, c.rpc.DeleteVM, &bangerv1.DeleteVMRequest{Ref: ref, Force: force})

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	banger "github.com/banger-dev/banger"
+	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
+	"github.com/banger-dev/banger/api/stream"
 	"github.com/banger-dev/banger/internal/unixsock"
 )
 
@@ -84,28 +86,38 @@ const (
 
 // Dialer returns a function that connects to a port of VM id: through socket,
 // as long as that answers, else through wherever the daemon says that the link
-// is now. Errors with code not_found or wrong_state say that the VM is gone.
+// is now. stream.ErrPaused says that the VM has been paused for some time, and
+// nothing else is wrong; errors with code not_found or wrong_state that the VM is
+// gone.
 func (c *Client) Dialer(id, socket string, port uint32) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		if conn, err := DialLink(ctx, socket, port); err == nil {
 			return conn, nil
 		}
-		ctx, cancel := context.WithTimeout(ctx, firstWithin)
-		defer cancel()
-		for again := 20 * time.Millisecond; ; again = min(2*again, time.Second) {
-			conn, err := c.relink(ctx, id, port)
-			if code := banger.CodeOf(err); err == nil || code == banger.CodeNotFound || code == banger.CodeWrongState || ctx.Err() != nil {
-				return conn, err
-			}
-			pause(ctx, again)
+		return c.redial(ctx, id, port)
+	}
+}
+
+// redial tries to connect until it does, for a bounded time.
+func (c *Client) redial(ctx context.Context, id string, port uint32) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, firstWithin)
+	defer cancel()
+	for again := 20 * time.Millisecond; ; again = min(2*again, time.Second) {
+		conn, err := c.relink(ctx, id, port)
+		if code := banger.CodeOf(err); err == nil || code == banger.CodeNotFound || code == banger.CodeWrongState || ctx.Err() != nil || errors.Is(err, stream.ErrPaused) {
+			return conn, err
 		}
+		pause(ctx, again)
 	}
 }
 
 func (c *Client) relink(ctx context.Context, id string, port uint32) (net.Conn, error) {
-	link, err := c.LinkVM(ctx, id, linkWait)
+	link, err := unary(ctx, c.rpc.LinkVM, &bangerv1.LinkVMRequest{Ref: id, TimeoutMs: linkWait.Milliseconds(), WhilePaused: true})
 	if err != nil {
 		return nil, err
+	}
+	if link.LinkSocket == "" {
+		return nil, stream.ErrPaused
 	}
 	conn, err := DialLink(ctx, link.LinkSocket, port)
 	if err != nil {

@@ -64,6 +64,10 @@ const HeaderSize = 5
 // ErrFrame is a frame that the protocol does not allow.
 var ErrFrame = errors.New("malformed frame")
 
+// ErrPaused is what dialling a paused guest ends with: its processes stand still with
+// it, and a client of one tries again for as long as it likes.
+var ErrPaused = errors.New("the VM is paused")
+
 // limit is the bound of a frame by its kind; 0 for a kind that does not exist.
 func limit(k Kind) int {
 	switch k {

@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/banger-dev/banger/internal/agent/boot"
+	"github.com/banger-dev/banger/internal/agent/copying"
 	"github.com/banger-dev/banger/internal/agent/identity"
 	"github.com/banger-dev/banger/internal/agent/link"
 	"github.com/banger-dev/banger/internal/agent/process"
@@ -29,12 +31,23 @@ func Main(args []string) int {
 		return exitCode(serve(args[1:]))
 	case args[0] == sshd.SFTPName:
 		return exitCode(sshd.ServeSFTP(os.Stdin, os.Stdout))
+	case strings.HasPrefix(args[0], process.BuiltinPrefix):
+		return builtin(strings.TrimPrefix(args[0], process.BuiltinPrefix), args[1:])
 	case len(args) > 1 && args[1] == boot.FinishVerb:
 		boot.Finish(args[len(args)-1])
 		return 0
 	}
 	fmt.Fprintln(os.Stderr, "banger-agent runs inside a VM, as /init of its initramfs")
 	return 2
+}
+
+// builtin is one of the programs that the exec door has besides the guest's own.
+func builtin(name string, args []string) int {
+	if name == copying.Name {
+		return copying.Main(args, os.Stdin, os.Stdout, os.Stderr)
+	}
+	fmt.Fprintf(os.Stderr, "banger: this guest's agent has no program %q\n", name)
+	return 127
 }
 
 func exitCode(err error) int {

@@ -248,7 +248,7 @@ func TestCompletion(t *testing.T) {
 		"vm start ":      "old\n:4\n",
 		"vm show dev ":   ":0\n",
 		"run --image ":   "debian-bookworm\ndebian-trixie\n:4\n",
-		"vm wait --for ": "stopped\nrunning\nready\n:4\n",
+		"vm wait --for ": "stopped\nrunning\npaused\nready\n:4\n",
 		"completion ":    "bash\nzsh\nfish\npowershell\n:4\n",
 	} {
 		w := newWorld(t, d, "")

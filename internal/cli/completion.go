@@ -77,6 +77,7 @@ func anyState(banger.State) bool   { return true }
 func active(s banger.State) bool   { return s.Active() }
 func inactive(s banger.State) bool { return !s.Active() }
 func running(s banger.State) bool  { return s == banger.StateRunning }
+func paused(s banger.State) bool   { return s == banger.StatePaused }
 
 // completer completes arguments.
 type completer = func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective)

@@ -23,6 +23,8 @@ func (a *App) newVMStop(run func(context.Context, *vmStopOptions) error) *cobra.
 	}
 	cmd := &cobra.Command{
 		Use: "stop NAME...", Short: "Shut VMs down; their disks stay", Args: some("NAME"),
+		Long: "Asks the guest to shut down, and powers it off if it takes longer than --timeout.\n" +
+			"A paused VM goes on for that.",
 		Example:           examples("banger stop dev", "banger vm stop dev test --timeout 5s", "banger stop $(banger ps -q)"),
 		ValidArgsFunction: a.completeVMs(active),
 		RunE: func(cmd *cobra.Command, args []string) error {

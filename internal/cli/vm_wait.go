@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"net"
-	"net/http"
 	"time"
 
 	"connectrpc.com/connect"
@@ -12,10 +10,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 	vmv1 "github.com/banger-dev/banger/api/vm/v1"
-	"github.com/banger-dev/banger/api/vm/v1/vmv1connect"
 	"github.com/banger-dev/banger/internal/cli/safe"
-	"github.com/banger-dev/banger/internal/layout"
-	"github.com/banger-dev/banger/internal/unixsock"
 )
 
 // waitAgain is how often a VM without a supervisor is asked for.
@@ -35,20 +30,22 @@ func (a *App) newVMWait(run func(context.Context, *vmWaitOptions) error) *cobra.
 		run = runVMWait
 	}
 	cmd := &cobra.Command{
-		Use: "wait NAME", Short: "Wait until a VM has stopped, runs, or is ready", Args: exactly(1, "NAME"),
+		Use: "wait NAME", Short: "Wait until a VM has stopped, runs, is paused, or is ready", Args: exactly(1, "NAME"),
+		Long: "Waits until the VM is what --for says and prints its state. Exit code 6 after\n" +
+			"--timeout, 4 if it is in error and so will not become that, 3 if it is deleted.",
 		Example:           examples("banger vm wait dev", "banger vm wait --for ready --timeout 2m dev"),
 		ValidArgsFunction: a.completeOneVM(anyState),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.ref = args[0]
-			if err := oneOf("--for", opts.until, "stopped", "running", "ready"); err != nil {
+			if err := oneOf("--for", opts.until, "stopped", "running", "paused", "ready"); err != nil {
 				return err
 			}
 			return run(cmd.Context(), opts)
 		},
 	}
-	cmd.Flags().StringVar(&opts.until, "for", "stopped", "what to wait for: stopped, running or ready")
+	cmd.Flags().StringVar(&opts.until, "for", "stopped", "what to wait for: stopped, running, paused or ready")
 	cmd.Flags().DurationVar(&opts.timeout, "timeout", 0, "give up after this time, with exit code 6 (default never)")
-	a.completeFlag(cmd, "for", func(context.Context) []string { return []string{"stopped", "running", "ready"} })
+	a.completeFlag(cmd, "for", func(context.Context) []string { return []string{"stopped", "running", "paused", "ready"} })
 	return cmd
 }
 
@@ -114,8 +111,8 @@ func (o *vmWaitOptions) wait(ctx context.Context, vm *bangerv1.VM) (*bangerv1.VM
 func (o *vmWaitOptions) reached(vm *bangerv1.VM) (bool, error) {
 	state := banger.State(vm.State)
 	switch o.until {
-	case "running":
-		if state == banger.StateRunning {
+	case "running", "paused":
+		if string(state) == o.until {
 			return true, nil
 		}
 	case "ready":
@@ -133,12 +130,8 @@ func (o *vmWaitOptions) reached(vm *bangerv1.VM) (bool, error) {
 
 // change returns when something of the VM may have changed.
 func (o *vmWaitOptions) change(ctx context.Context, vm *bangerv1.VM) {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return unixsock.Dial(ctx, layout.Instance(vm.Dir).Socket())
-	}
-	transport := &http.Transport{DialContext: dial}
-	defer transport.CloseIdleConnections()
-	supervisor := vmv1connect.NewSupervisorClient(&http.Client{Transport: transport}, "http://supervisor")
+	supervisor, done := supervisorOf(vm)
+	defer done()
 	watch, err := supervisor.Watch(ctx, connect.NewRequest(&vmv1.WatchRequest{}))
 	if err == nil {
 		defer watch.Close()

@@ -102,17 +102,35 @@ func (d *Daemon) reconcile(m *machine, op store.Operation, pending bool, settled
 	}
 	d.adopt(m)
 	settled()
-	if pending && op.Kind == store.KindStop && m.look().following() {
-		d.log.Info("an unfinished stop is finished", "vm", m.id, "step", op.Step)
-		if err := m.finishStop(o, stopTimeout); err != nil {
-			d.log.Error("an unfinished stop is not finished", "vm", m.id, "error", err)
-		}
-	} else if pending {
-		if err := o.end(d.life, unchanged); err != nil {
-			d.log.Error("an operation is not ended", "vm", m.id, "error", err)
-		}
+	if pending {
+		d.conclude(o)
 	}
 	d.expire(m)
+}
+
+// conclude ends an operation that an earlier daemon began on a VM that is adopted
+// now, or does not run. A set, a stop and a kill are finished. A start, a pause and its end
+// are what their supervisor made of them.
+func (d *Daemon) conclude(o *operation) {
+	m, kind := o.m, o.rec.Kind
+	var err error
+	switch {
+	case kind == store.KindSet:
+		err = m.finishSet(o)
+	case !m.look().following():
+		err = o.end(d.life, unchanged)
+	case kind == store.KindStop:
+		err = m.finishStop(o, stopTimeout)
+	case kind == store.KindKill:
+		err = m.finishKill(o)
+	default:
+		err = o.end(d.life, unchanged)
+	}
+	if err != nil {
+		d.log.Error("an unfinished operation is not ended", "vm", m.id, "kind", kind, "step", o.rec.Step, "error", err)
+		return
+	}
+	d.log.Info("an unfinished operation is ended", "vm", m.id, "kind", kind, "step", o.rec.Step)
 }
 
 // resume is an operation for a VM whose own was lost.

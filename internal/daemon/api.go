@@ -49,6 +49,26 @@ func (a api) StopVM(ctx context.Context, req *connect.Request[bangerv1.StopVMReq
 	return connect.NewResponse(&bangerv1.StopVMResponse{Vm: vm}), err
 }
 
+func (a api) KillVM(ctx context.Context, req *connect.Request[bangerv1.KillVMRequest]) (*connect.Response[bangerv1.KillVMResponse], error) {
+	vm, err := a.d.kill(ctx, req.Msg)
+	return connect.NewResponse(&bangerv1.KillVMResponse{Vm: vm}), err
+}
+
+func (a api) PauseVM(ctx context.Context, req *connect.Request[bangerv1.PauseVMRequest]) (*connect.Response[bangerv1.PauseVMResponse], error) {
+	vm, err := a.d.change(ctx, req.Msg.Ref, pausing())
+	return connect.NewResponse(&bangerv1.PauseVMResponse{Vm: vm}), err
+}
+
+func (a api) ResumeVM(ctx context.Context, req *connect.Request[bangerv1.ResumeVMRequest]) (*connect.Response[bangerv1.ResumeVMResponse], error) {
+	vm, err := a.d.change(ctx, req.Msg.Ref, resuming())
+	return connect.NewResponse(&bangerv1.ResumeVMResponse{Vm: vm}), err
+}
+
+func (a api) SetVM(ctx context.Context, req *connect.Request[bangerv1.SetVMRequest]) (*connect.Response[bangerv1.SetVMResponse], error) {
+	vm, err := a.d.set(ctx, req.Msg)
+	return connect.NewResponse(&bangerv1.SetVMResponse{Vm: vm}), err
+}
+
 func (a api) DeleteVM(ctx context.Context, req *connect.Request[bangerv1.DeleteVMRequest]) (*connect.Response[bangerv1.DeleteVMResponse], error) {
 	id, err := a.d.delete(ctx, req.Msg)
 	return connect.NewResponse(&bangerv1.DeleteVMResponse{Id: id}), err
@@ -88,6 +108,11 @@ func (a api) Lease(ctx context.Context, req *connect.Request[bangerv1.LeaseReque
 func (a api) ListImages(_ context.Context, req *connect.Request[bangerv1.ListImagesRequest]) (*connect.Response[bangerv1.ListImagesResponse], error) {
 	images, err := a.d.opts.Assets.Images(req.Msg.Available)
 	return connect.NewResponse(&bangerv1.ListImagesResponse{Images: images}), err
+}
+
+func (a api) DiskUsage(ctx context.Context, _ *connect.Request[bangerv1.DiskUsageRequest]) (*connect.Response[bangerv1.DiskUsageResponse], error) {
+	out, err := a.d.diskUsage(ctx)
+	return connect.NewResponse(out), err
 }
 
 func (a api) ListKernels(_ context.Context, req *connect.Request[bangerv1.ListKernelsRequest]) (*connect.Response[bangerv1.ListKernelsResponse], error) {

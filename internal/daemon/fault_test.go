@@ -2,7 +2,9 @@ package daemon_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 	"github.com/banger-dev/banger/internal/daemon"
+	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/store"
 )
 
@@ -20,14 +23,31 @@ func prepare(h *host, kind store.Kind, rule string) {
 	if kind != store.KindCreate {
 		h.start()
 		h.run("dev")
-		if kind == store.KindStart {
-			if err := h.stopVM("dev"); err != nil {
-				h.t.Fatal(err)
-			}
+		var err error
+		switch kind {
+		case store.KindStart:
+			err = h.stopVM("dev")
+		case store.KindResume:
+			err = h.pauseVM("dev")
+		}
+		if err != nil {
+			h.t.Fatal(err)
 		}
 		h.kill()
 	}
 	h.start("BANGER_FAULT=" + rule)
+}
+
+// grownTo is what a set makes of a disk, in bytes.
+const grownTo = 9 * banger.GiB
+
+func fileSize(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
 }
 
 // operate does the operation, which may fail or lose its daemon.
@@ -39,6 +59,14 @@ func operate(h *host, kind store.Kind) error {
 		return h.startVM("dev").err
 	case store.KindStop:
 		return h.stopVM("dev")
+	case store.KindPause:
+		return h.pauseVM("dev")
+	case store.KindResume:
+		return h.resumeVM("dev")
+	case store.KindKill:
+		return h.killVM("dev", 0)
+	case store.KindSet:
+		return h.set(&bangerv1.SetVMRequest{Ref: "dev", Name: "dev", DiskBytes: grownTo})
 	default:
 		return h.deleteVM("dev", true)
 	}
@@ -71,7 +99,20 @@ func TestDaemonKilledAtEveryStep(t *testing.T) {
 			h.eventually("the VM is gone", func() bool { return len(h.list()) == 0 })
 			h.nothingLeft()
 			h.run("dev") // the name is free, and everything works
-		case store.KindStop:
+		case store.KindSet:
+			h.eventually("what was begun is finished", func() bool { return h.mustGet("dev").DiskBytes == grownTo })
+			if vm := h.mustGet("dev"); fileSize(t, layout.Instance(vm.Dir).Work()) != grownTo || vm.State != "running" {
+				t.Errorf("%v", vm)
+			}
+		case store.KindPause, store.KindResume:
+			h.eventually("the guest runs, or stands still", func() bool {
+				state := banger.State(h.mustGet("dev").State)
+				return state == banger.StateRunning || state == banger.StatePaused
+			})
+			if err := errors.Join(h.pauseVM("dev"), h.resumeVM("dev")); err != nil {
+				t.Error(err)
+			}
+		case store.KindStop, store.KindKill:
 			h.eventually("the VM is stopped", func() bool {
 				state := h.mustGet("dev").State
 				return state == string(banger.StateStopped) || point == "stop.begun" && state == string(banger.StateRunning)
@@ -96,7 +137,7 @@ func TestErrorAtEveryStep(t *testing.T) {
 	each(t, "error", func(t *testing.T, h *host, kind store.Kind, point string) {
 		err := operate(h, kind)
 		// A stop that cannot write its last step has stopped all the same.
-		if err == nil && kind != store.KindStop {
+		if err == nil && kind != store.KindStop && kind != store.KindKill {
 			t.Errorf("the client heard of success")
 		}
 		if err != nil && !strings.Contains(err.Error(), "injected fault at "+point) {
@@ -128,14 +169,18 @@ func TestProcessesKilledAtEveryStep(t *testing.T) {
 				err := operate(h, kind)
 				vms := h.list()
 				switch {
-				case kind == store.KindDelete || kind == store.KindStop:
+				case kind == store.KindPause || kind == store.KindResume:
+					if err != nil && banger.CodeOf(err) != banger.CodeWrongState {
+						t.Errorf("%s: %v", kind, err)
+					}
+				case kind == store.KindDelete || kind == store.KindStop || kind == store.KindKill:
 					if err != nil {
 						t.Errorf("%s: %v", kind, err)
 					}
 				case err != nil && banger.CodeOf(err) != banger.CodeFailed:
 					t.Errorf("%s: %v", kind, err)
 				}
-				states := []string{"running", "stopped", "error"}
+				states := []string{"running", "paused", "stopped", "error"}
 				if len(vms) > 1 || len(vms) == 1 && !slices.Contains(states, vms[0].State) {
 					t.Errorf("left: %v", vms)
 				}

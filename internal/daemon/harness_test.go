@@ -289,6 +289,21 @@ func (h *host) stopVM(ref string) error {
 	return apierr.FromConnect(err)
 }
 
+func (h *host) pauseVM(ref string) error {
+	_, err := h.client.PauseVM(h.t.Context(), connect.NewRequest(&bangerv1.PauseVMRequest{Ref: ref}))
+	return apierr.FromConnect(err)
+}
+
+func (h *host) resumeVM(ref string) error {
+	_, err := h.client.ResumeVM(h.t.Context(), connect.NewRequest(&bangerv1.ResumeVMRequest{Ref: ref}))
+	return apierr.FromConnect(err)
+}
+
+func (h *host) killVM(ref string, signal int32) error {
+	_, err := h.client.KillVM(h.t.Context(), connect.NewRequest(&bangerv1.KillVMRequest{Ref: ref, Signal: signal}))
+	return apierr.FromConnect(err)
+}
+
 func (h *host) deleteVM(ref string, force bool) error {
 	_, err := h.client.DeleteVM(h.t.Context(), connect.NewRequest(&bangerv1.DeleteVMRequest{Ref: ref, Force: force}))
 	return apierr.FromConnect(err)
@@ -349,7 +364,8 @@ func (h *host) consistent() {
 					n++
 				}
 			}
-			if vm.State == string(banger.StateRunning) && n != 2 || vm.State != string(banger.StateRunning) && n != 0 {
+			alive := vm.State == string(banger.StateRunning) || vm.State == string(banger.StatePaused)
+			if alive && n != 2 || !alive && n != 0 {
 				return false
 			}
 		}

@@ -12,15 +12,20 @@ import (
 // link returns where the guest of a running VM is reached, once its agent
 // answers and its supervisor is there.
 func (d *Daemon) link(ctx context.Context, req *bangerv1.LinkVMRequest) (*bangerv1.LinkVMResponse, error) {
-	m, err := d.reach(ctx, req.Ref, time.Duration(max(req.TimeoutMs, 0))*time.Millisecond)
+	m, err := d.reach(ctx, req.Ref, time.Duration(max(req.TimeoutMs, 0))*time.Millisecond, req.WhilePaused)
 	if err != nil {
 		return nil, err
+	}
+	if m.look().rec.State == banger.StatePaused {
+		return &bangerv1.LinkVMResponse{Vm: m.proto()}, nil
 	}
 	return &bangerv1.LinkVMResponse{Vm: m.proto(), LinkSocket: m.dir.Link()}, nil
 }
 
-// reach returns a running VM once its agent answers and its supervisor is there.
-func (d *Daemon) reach(ctx context.Context, ref string, timeout time.Duration) (*machine, error) {
+// reach returns a running VM once its agent answers and its supervisor is there. With
+// whilePaused it waits as long for a paused one to go on, and returns it if it does
+// not.
+func (d *Daemon) reach(ctx context.Context, ref string, timeout time.Duration, whilePaused bool) (*machine, error) {
 	m, err := d.resolve(ref)
 	if err != nil {
 		return nil, err
@@ -30,8 +35,18 @@ func (d *Daemon) reach(ctx context.Context, ref string, timeout time.Duration) (
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errNotReady)
 	defer cancel()
-	err = m.await(ctx, func(v view) bool { return v.status != nil && v.rec.Ready.Reached(banger.GradeAgent) }, func() {})
-	switch {
+	paused := func(v view) bool { return v.rec.State == banger.StatePaused }
+	err = m.await(ctx, func(v view) bool {
+		if paused(v) {
+			return !whilePaused
+		}
+		return v.status != nil && v.rec.Ready.Reached(banger.GradeAgent)
+	}, func() {})
+	switch still := paused(m.look()); {
+	case still && whilePaused && errors.Is(err, errNotReady):
+		return m, nil
+	case still && err == nil:
+		return nil, m.isPaused()
 	case errors.Is(err, errDied):
 		return nil, m.notRunning()
 	case errors.Is(err, errNotReady):
@@ -41,8 +56,16 @@ func (d *Daemon) reach(ctx context.Context, ref string, timeout time.Duration) (
 	return m, err
 }
 
+// isPaused is the error for what a paused VM cannot do.
+func (m *machine) isPaused() error {
+	return m.errorf(banger.CodeWrongState, "is paused").WithHint("banger vm resume %s", m.look().rec.Name)
+}
+
 func (m *machine) notRunning() error {
 	rec := m.look().rec
+	if rec.State == banger.StatePaused {
+		return m.isPaused()
+	}
 	if rec.Reason != "" {
 		return m.errorf(banger.CodeWrongState, "is %s: %s", rec.State, rec.Reason).WithHint("banger vm start %s", rec.Name)
 	}

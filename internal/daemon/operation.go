@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/banger-dev/banger/internal/fault"
@@ -17,6 +18,13 @@ const (
 	stepSpawn   = "spawn"   // the supervisor is about to be started
 	stepSpawned = "spawned" // it was started
 	stepReady   = "ready"   // the guest is ready; the operation is about to end
+	stepPause   = "pause"   // the supervisor is about to be asked
+	stepPaused  = "paused"  // the guest stands still
+	stepResume  = "resume"  // the supervisor is about to be asked
+	stepResumed = "resumed" // the guest goes on
+	stepSpec    = "spec"    // the spec is about to be written anew
+	stepGrow    = "grow"    // the disks are about to grow
+	stepGrown   = "grown"   // they have grown
 	stepStop    = "stop"    // the supervisor is about to be asked, or ended
 	stepStopped = "stopped" // nothing runs
 	stepRemove  = "remove"  // the directory is renamed and removed
@@ -29,6 +37,10 @@ func FaultPoints() map[store.Kind][]string {
 		store.KindCreate: {stepBegun, stepDisks, stepRename, stepSpawn, stepSpawned, stepReady},
 		store.KindStart:  {stepBegun, stepSpawn, stepSpawned, stepReady},
 		store.KindStop:   {stepBegun, stepStop, stepStopped},
+		store.KindSet:    {stepBegun, stepSpec, stepGrow, stepGrown},
+		store.KindPause:  {stepBegun, stepPause, stepPaused},
+		store.KindResume: {stepBegun, stepResume, stepResumed},
+		store.KindKill:   {stepBegun, stepStop, stepStopped},
 		store.KindDelete: {stepBegun, stepStop, stepRemove, stepRemoved},
 	}
 }
@@ -45,8 +57,13 @@ type operation struct {
 
 // begin records an operation, together with a change of the VM's record.
 func (m *machine) begin(ctx context.Context, kind store.Kind, change func(*store.VM)) (*operation, error) {
+	return m.beginWith(ctx, kind, nil, change)
+}
+
+// beginWith is begin with what whoever finishes the operation must know.
+func (m *machine) beginWith(ctx context.Context, kind store.Kind, detail json.RawMessage, change func(*store.VM)) (*operation, error) {
 	m.record(ctx)
-	op := &operation{m: m, rec: store.Operation{VMID: m.id, Kind: kind, Step: stepBegun, Started: time.Now()}}
+	op := &operation{m: m, rec: store.Operation{VMID: m.id, Kind: kind, Step: stepBegun, Detail: detail, Started: time.Now()}}
 	err := m.save(ctx, change, func(tx *store.Tx) error { return tx.Begin(&op.rec) })
 	if err != nil {
 		return nil, err

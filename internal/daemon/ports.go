@@ -25,7 +25,7 @@ const probeTime = 2 * time.Minute
 func (d *Daemon) ports(ctx context.Context, req *bangerv1.ListPortsRequest) (*bangerv1.ListPortsResponse, error) {
 	end := time.Now().Add(or(time.Duration(max(req.TimeoutMs, 0))*time.Millisecond, portsTime))
 	for {
-		m, err := d.reach(ctx, req.Ref, max(time.Until(end), 0).Round(time.Millisecond))
+		m, err := d.reach(ctx, req.Ref, max(time.Until(end), 0).Round(time.Millisecond), false)
 		if err != nil {
 			return nil, err
 		}

@@ -119,6 +119,9 @@ func (d *Daemon) start(ctx context.Context, req *bangerv1.StartVMRequest, r *rep
 	work, done := m.interruptible(ctx)
 	defer done()
 	now := m.settled(work)
+	if now.following() && now.rec.State == banger.StatePaused {
+		return m.isPaused()
+	}
 	if now.following() {
 		return m.alreadyRuns(work, w, r)
 	}

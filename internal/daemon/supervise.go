@@ -225,7 +225,7 @@ func (m *machine) apply(ctx context.Context, client vmv1connect.SupervisorClient
 
 // take puts a supervisor's status into a record.
 func take(rec *store.VM, now *vmv1.StatusResponse) {
-	if now.State != "running" && now.State != "stopping" {
+	if now.State != "running" && now.State != "paused" && now.State != "stopping" {
 		return
 	}
 	rec.Driver, rec.Accel, rec.Confinement = now.Driver, now.Accel, now.Confinement
@@ -240,6 +240,8 @@ func take(rec *store.VM, now *vmv1.StatusResponse) {
 	case rec.State == banger.StateDeleting, rec.State == banger.StateStopping:
 	case now.State == "stopping":
 		rec.State = banger.StateStopping
+	case now.State == "paused":
+		rec.State, rec.Reason = banger.StatePaused, ""
 	default:
 		rec.State, rec.Reason = banger.StateRunning, ""
 	}

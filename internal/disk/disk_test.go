@@ -216,3 +216,57 @@ func TestFree(t *testing.T) {
 		t.Error("no error for a missing path")
 	}
 }
+
+func TestGrow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ size, want int64 }{{8192, 8192}, {8192, 8192}, {4096, 8192}, {1 << 40, 1 << 40}} {
+		if err := Grow(path, c.size); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Size() != c.want {
+			t.Errorf("grown to %d: %v, %v", c.size, info, err)
+		}
+	}
+	if n, err := Allocated(path); err != nil || n > 64<<10 {
+		t.Errorf("%d bytes are allocated: %v", n, err)
+	}
+	if err := Grow(path, MaxSize+1); err == nil {
+		t.Error("a disk beyond the maximum")
+	}
+	if err := Grow(path+"x", 4096); err == nil {
+		t.Error("a disk that is not there")
+	}
+	if RoundUp(1) != 4096 || RoundUp(4096) != 4096 {
+		t.Errorf("%d, %d", RoundUp(1), RoundUp(4096))
+	}
+}
+
+func TestAllocatedTree(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "tree/sub/file")
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	once, err := AllocatedTree(t.Context(), filepath.Join(dir, "tree"))
+	if err != nil || once < 1<<20 || once > 2<<20 {
+		t.Errorf("%d, %v", once, err)
+	}
+	if err := os.Link(file, file+"2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("tree", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if twice, err := AllocatedTree(t.Context(), filepath.Join(dir, "link")); err != nil || twice != once {
+		t.Errorf("a second name: %d, not %d: %v", twice, once, err)
+	}
+	if n, err := AllocatedTree(t.Context(), filepath.Join(dir, "none")); n != 0 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+}

@@ -48,7 +48,7 @@ func CreateExt4(ctx context.Context, path string, size int64, label string) erro
 	if len(label) > 16 || strings.ContainsRune(label, 0) {
 		return fmt.Errorf("disk label %q is not valid", label)
 	}
-	size = (size + blockSize - 1) / blockSize * blockSize
+	size = RoundUp(size)
 	return create(path, func(f *os.File) error {
 		if err := f.Truncate(size); err != nil {
 			return err

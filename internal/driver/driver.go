@@ -146,6 +146,14 @@ type Pauser interface {
 	Pause(ctx context.Context) error
 }
 
+// Resizer is an Instance whose disks can grow while the guest runs.
+type Resizer interface {
+	// Resize makes the writable disk with that serial size bytes large (a multiple
+	// of 4 KiB), its file and what the guest sees. A disk that has that size is no
+	// error, one that is larger is. What is on it is the guest's to grow.
+	Resize(ctx context.Context, serial string, size int64) error
+}
+
 // Freezer is an Instance whose guest can be frozen into files. Only one that was
 // started with Machine.Freezable.
 type Freezer interface {

@@ -170,6 +170,9 @@ func (i Instance) VMM() string { return i.file("vmm.json") }
 // Booted exists once the guest of this run knows who it is.
 func (i Instance) Booted() string { return i.file("booted") }
 
+// Paused exists while the guest is to stand still.
+func (i Instance) Paused() string { return i.file("paused") }
+
 // Spare exists while the VM is a spare: a copy of a template that waits to become
 // somebody's. It is its daemon's, has no record, and ends with it.
 func (i Instance) Spare() string { return i.file("spare") }

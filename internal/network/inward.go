@@ -61,7 +61,10 @@ func (n *Network) Join(ctx context.Context, outside *net.TCPConn, port uint16) e
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(n.ctx, cancel)()
-	r := &relay{inside: inside, outside: outside, buffers: &n.buffers, chunk: copySize}
+	r := &relay{
+		inside: inside, outside: outside, buffers: &n.buffers, chunk: copySize,
+		guest: &connection{}, // the host began it: no policy hears it
+	}
 	r.run(ctx)
 	return nil
 }

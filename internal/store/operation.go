@@ -14,6 +14,10 @@ const (
 	KindCreate Kind = "create"
 	KindStart  Kind = "start"
 	KindStop   Kind = "stop"
+	KindKill   Kind = "kill"
+	KindSet    Kind = "set"
+	KindPause  Kind = "pause"
+	KindResume Kind = "resume"
 	KindDelete Kind = "delete"
 )
 

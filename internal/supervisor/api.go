@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/api/apierr"
 	vmv1 "github.com/banger-dev/banger/api/vm/v1"
 	"github.com/banger-dev/banger/api/vm/v1/vmv1connect"
@@ -63,6 +64,84 @@ func (a api) Kill(ctx context.Context, _ *connect.Request[vmv1.KillRequest]) (*c
 		return nil, apierr.ToConnect(err)
 	}
 	return connect.NewResponse(&vmv1.KillResponse{}), nil
+}
+
+// Signal implements vmv1connect.SupervisorHandler.
+func (a api) Signal(ctx context.Context, r *connect.Request[vmv1.SignalRequest]) (*connect.Response[vmv1.SignalResponse], error) {
+	err := a.started(ctx)
+	if err == nil {
+		err = a.s.signal(ctx, r.Msg.Signal)
+	}
+	return connect.NewResponse(&vmv1.SignalResponse{}), wire(err)
+}
+
+// Pause goes on when its caller has left, so that it ends in one state or the
+// other.
+func (a api) Pause(ctx context.Context, _ *connect.Request[vmv1.PauseRequest]) (*connect.Response[vmv1.PauseResponse], error) {
+	return connect.NewResponse(&vmv1.PauseResponse{}), a.steadily(ctx, a.s.pause)
+}
+
+// Resume goes on when its caller has left, as Pause does.
+func (a api) Resume(ctx context.Context, _ *connect.Request[vmv1.ResumeRequest]) (*connect.Response[vmv1.ResumeResponse], error) {
+	return connect.NewResponse(&vmv1.ResumeResponse{}), a.steadily(ctx, a.s.resume)
+}
+
+// Grow goes on when its caller has left, as Pause does.
+func (a api) Grow(ctx context.Context, r *connect.Request[vmv1.GrowRequest]) (*connect.Response[vmv1.GrowResponse], error) {
+	err := a.started(ctx)
+	if err == nil {
+		err = a.s.grow(context.WithoutCancel(ctx), r.Msg.Disk, r.Msg.Bytes)
+	}
+	return connect.NewResponse(&vmv1.GrowResponse{}), wire(err)
+}
+
+// Health implements vmv1connect.SupervisorHandler.
+func (a api) Health(ctx context.Context, _ *connect.Request[vmv1.HealthRequest]) (*connect.Response[vmv1.HealthResponse], error) {
+	if err := a.started(ctx); err != nil {
+		return nil, wire(err)
+	}
+	health, err := a.s.health(ctx)
+	return connect.NewResponse(health), wire(err)
+}
+
+// Stats implements vmv1connect.SupervisorHandler.
+func (a api) Stats(ctx context.Context, _ *connect.Request[vmv1.StatsRequest]) (*connect.Response[vmv1.StatsResponse], error) {
+	if err := a.started(ctx); err != nil {
+		return nil, wire(err)
+	}
+	stats, err := a.s.stats(ctx)
+	return connect.NewResponse(stats), wire(err)
+}
+
+// steadily does what has a limit of its own, once the VMM runs.
+func (a api) steadily(ctx context.Context, do func(context.Context) error) error {
+	err := a.started(ctx)
+	if err == nil {
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), runTime)
+		defer cancel()
+		err = do(bounded)
+	}
+	return wire(err)
+}
+
+// wire is err for the wire, and nil for nil.
+func wire(err error) error {
+	if err == nil {
+		return nil
+	}
+	return apierr.ToConnect(err)
+}
+
+// started waits for the VMM.
+func (a api) started(ctx context.Context) error {
+	select {
+	case <-a.s.started:
+		return nil
+	case <-a.s.over:
+		return banger.Errorf(banger.CodeWrongState, "the VM has ended")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Claim implements vmv1connect.SupervisorHandler.

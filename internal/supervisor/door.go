@@ -101,6 +101,8 @@ func (d *door) connect(ctx context.Context, conn net.Conn) (net.Conn, error) {
 		switch {
 		case err == nil:
 			return guest, nil
+		case errors.Is(err, errPaused):
+			return nil, err
 		case ctx.Err() != nil:
 			return nil, errors.New("the guest does not answer")
 		case !errors.Is(err, driver.ErrNoSession):

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	banger "github.com/banger-dev/banger"
@@ -26,7 +27,16 @@ const (
 	settled = 10 * time.Second
 )
 
-// followGuest keeps a session with the guest until ctx ends: it resets the link,
+// followAll follows all that the guest says by itself, until ctx ends.
+func (s *supervisor) followAll(ctx context.Context) {
+	var both sync.WaitGroup
+	both.Go(func() { s.followGuest(ctx) })
+	both.Go(func() { s.followListeners(ctx) })
+	both.Wait()
+}
+
+// followGuest keeps a session with the guest until ctx ends, at the latest when
+// it is paused: it resets the link,
 // follows the agent's events, and starts over when the session breaks.
 func (s *supervisor) followGuest(ctx context.Context) {
 	if now, _ := s.status.get(); now.Origin == originSpare {
@@ -192,10 +202,14 @@ func (s *supervisor) askShutdown(ctx context.Context) error {
 	return err
 }
 
-// awaitSession returns when there is a session with the guest, or ctx ends.
+// awaitSession returns when there is a session with the guest, or ctx ends. There
+// is none while the guest is paused.
 func (s *supervisor) awaitSession(ctx context.Context) error {
 	retry := newBackoff(time.Millisecond)
 	for {
+		if now, _ := s.status.get(); now.State == statePaused {
+			return errPaused
+		}
 		select {
 		case <-s.vm.Link().Broken():
 			if !retry.wait(ctx) {

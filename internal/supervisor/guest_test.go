@@ -69,6 +69,19 @@ func (g guestAgent) Shutdown(context.Context, *agentv1.ShutdownRequest) (*agentv
 	return &agentv1.ShutdownResponse{}, nil
 }
 
+func (g guestAgent) Signal(context.Context, *agentv1.SignalRequest) (*agentv1.SignalResponse, error) {
+	return &agentv1.SignalResponse{}, nil
+}
+
+func (g guestAgent) Grow(context.Context, *agentv1.GrowRequest) (*agentv1.GrowResponse, error) {
+	return &agentv1.GrowResponse{}, nil
+}
+
+// Usage lies.
+func (g guestAgent) Usage(context.Context, *agentv1.UsageRequest) (*agentv1.UsageResponse, error) {
+	return &agentv1.UsageResponse{CpuMs: -5, MemoryTotalBytes: 100, MemoryAvailableBytes: 1 << 60, WorkTotalBytes: -1, WorkUsedBytes: 7, OverlayTotalBytes: 10, OverlayUsedBytes: 3}, nil
+}
+
 func (g guestAgent) Tune(context.Context, *agentv1.TuneRequest) (*agentv1.TuneResponse, error) {
 	return &agentv1.TuneResponse{}, nil
 }

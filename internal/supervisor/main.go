@@ -180,7 +180,7 @@ func Run(dir layout.Instance, o Options) (err error) {
 	s := &supervisor{
 		dir: dir, log: o.Log, trace: trace.NewRecorder("banger-vm", maxTrace), started: make(chan struct{}),
 		over: make(chan struct{}), claims: make(chan *claim, 1), messages: newRation(messageRate()),
-		told: make(chan struct{}, 1),
+		floor: newFloor(), told: make(chan struct{}, 1),
 	}
 	if s.spec, err = loadSpec(dir); err != nil {
 		return errors.Join(err, saveExit(dir, exitRecord{Reason: err.Error(), Failed: true, Time: time.Now().UTC()}))

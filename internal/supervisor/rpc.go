@@ -27,7 +27,7 @@ const (
 // listening sockets.
 const maxMessage = 64 << 10
 
-// messageRate is for the messages of all calls of a VM's life. An honest agent
+// messageRate is for the messages of all streams of a VM's life. An honest agent
 // sends four for each session, and then an event now and again; its listening
 // sockets at most once a second.
 func messageRate() allowance.Size { return allowance.Size{Burst: 64, PerSecond: 2} }
@@ -104,7 +104,7 @@ func (c *rpcConn) answered(m rpcMessage) error {
 		return fmt.Errorf("the guest sent a message of %d bytes, at most %d", m.length, maxMessage)
 	case !open || m.kind != rpcResponse && m.kind != rpcData:
 		return fmt.Errorf("the guest sent a message of type %d for call %d, which is not open", m.kind, m.stream)
-	case !c.messages.take():
+	case m.kind == rpcData && !c.messages.take(): // an answer has its call: those are ours to count
 		return fmt.Errorf("the guest sent too many messages")
 	}
 	if m.kind == rpcResponse || m.flags&rpcRemoteClosed != 0 {

@@ -13,6 +13,7 @@ const (
 	stateStarting = "starting"
 	stateSpare    = "spare"
 	stateRunning  = "running"
+	statePaused   = "paused"
 	stateStopping = "stopping"
 	stateStopped  = "stopped"
 )

@@ -55,6 +55,8 @@ type supervisor struct {
 	// who cannot wait for the guest's listeners to be asked for.
 	ports *ports.Table
 	told  chan struct{}
+	// floor is when the guest may be spoken to.
+	floor *floor
 	// messages is what the guest's agent may still send.
 	messages *ration
 	// first is the console connection made before the guest ran.
@@ -91,8 +93,9 @@ func (s *supervisor) bringUp(ctx context.Context, adopt bool) (err error) {
 	if err := errors.Join(s.openNetwork(ctx), s.openConsole()); err != nil {
 		return err
 	}
+	state := stateRunning
 	if adopt {
-		err = s.adopt(ctx)
+		state, err = s.adopt(ctx)
 	} else {
 		err = s.start(ctx)
 	}
@@ -101,7 +104,7 @@ func (s *supervisor) bringUp(ctx context.Context, adopt bool) (err error) {
 	}
 	info := s.vm.Info()
 	s.status.update(func(r *vmv1.StatusResponse) {
-		r.State, r.VmmPid, r.Driver, r.Accel = stateRunning, int32(info.PID), info.Driver, info.Accel
+		r.State, r.VmmPid, r.Driver, r.Accel = state, int32(info.PID), info.Driver, info.Accel
 		r.Confinement, r.Successor = info.Confinement, adopt
 	})
 	return nil
@@ -181,20 +184,24 @@ func (s *supervisor) start(ctx context.Context) (err error) {
 	return fault.Point("supervisor.running", s.vm.Info().PID)
 }
 
-// adopt takes over the VMM that a crashed supervisor left. Run makes sure that
-// its guest goes on, wherever the crash was.
-func (s *supervisor) adopt(ctx context.Context) error {
+// adopt takes over the VMM that a crashed supervisor left. It makes sure that its
+// guest goes on, or stands still if it was paused, wherever the crash was, and
+// returns which.
+func (s *supervisor) adopt(ctx context.Context) (state string, err error) {
 	h, err := loadHandle(s.dir)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if s.vm, err = s.driver.Adopt(ctx, machine(s.spec, s.dir), h); err != nil {
-		return err
+		return "", err
 	}
 	if s.first, err = s.vm.Console(ctx); err != nil {
 		s.log.Warn("no console of the VMM", "error", err)
 	}
-	return s.letRun(ctx)
+	if paused, err := s.stayPaused(ctx); paused {
+		return statePaused, err
+	}
+	return stateRunning, s.letRun(ctx)
 }
 
 // letRun has the guest run, or go on.
@@ -231,8 +238,7 @@ func (s *supervisor) follow(ctx context.Context) exitRecord {
 	var all sync.WaitGroup
 	all.Go(func() { s.copyConsole(ctx, s.first) })
 	all.Go(func() { s.joinNetwork(ctx) })
-	all.Go(func() { s.followGuest(ctx) })
-	all.Go(func() { s.followListeners(ctx) })
+	all.Go(func() { s.floor.speak(ctx, s.followAll) })
 	// The VM's life does not hang on ours: wait for it, not for ctx.
 	exit, err := s.vm.Wait(context.WithoutCancel(ctx))
 	cancel()
@@ -278,9 +284,11 @@ func (s *supervisor) stop(ctx context.Context, timeout time.Duration) (clean boo
 	if timeout <= 0 {
 		timeout = stopTime
 	}
-	s.status.begin(stateStopping, stateRunning)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	if err := s.wake(ctx); err != nil {
+		s.log.Warn("a paused guest does not go on", "error", err)
+	}
 	asked := s.ask(ctx)
 	defer func() {
 		for range asked {
@@ -327,7 +335,7 @@ func (s *supervisor) ask(ctx context.Context) <-chan error {
 
 // kill powers the VM off at once.
 func (s *supervisor) kill() error {
-	s.status.begin(stateStopping, stateRunning, stateStarting)
+	s.status.begin(stateStopping, stateRunning, statePaused, stateStarting)
 	ctx, cancel := context.WithTimeout(trace.With(context.Background(), s.trace), killTime)
 	defer cancel()
 	return s.vm.Kill(ctx)
@@ -342,7 +350,7 @@ func (s *supervisor) finish(end exitRecord) error {
 		err = errors.Join(err, faultErr)
 	}
 	for _, path := range []string{
-		s.dir.VMM(), s.dir.Booted(), s.dir.QMP(), s.dir.GuestCtl(), s.dir.GuestData(),
+		s.dir.VMM(), s.dir.Booted(), s.dir.Paused(), s.dir.QMP(), s.dir.GuestCtl(), s.dir.GuestData(),
 		s.dir.GuestNet(), s.dir.GuestConsole(),
 	} {
 		if removeErr := os.Remove(path); removeErr != nil && !errors.Is(removeErr, os.ErrNotExist) {
@@ -370,7 +378,7 @@ func (s *supervisor) clearRun() error {
 	if err := s.endVMM(); err != nil {
 		return err
 	}
-	for _, path := range []string{s.dir.Exit(), s.dir.Booted(), s.dir.VMM()} {
+	for _, path := range []string{s.dir.Exit(), s.dir.Booted(), s.dir.Paused(), s.dir.VMM()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

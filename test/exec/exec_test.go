@@ -7,14 +7,17 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/banger-dev/banger/api/client/guestexec"
+	"github.com/banger-dev/banger/api/stream"
 	"github.com/banger-dev/banger/internal/cli/tty"
 )
 
@@ -314,5 +317,27 @@ func BenchmarkTrue(b *testing.B) {
 		if _, err := guestexec.Run(b.Context(), a.dial, guestexec.Command{Argv: []string{"true"}, Stdout: io.Discard, Stderr: io.Discard}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A pause of the guest is no time in which its link did not come back.
+func TestPausedLongerThanRejoin(t *testing.T) {
+	first := int64(100)
+	a := serve(t, func() int64 { n := first; first = 1 << 40; return n })
+	pauses := 0
+	dial := func(ctx context.Context) (net.Conn, error) {
+		if a.breaks.Load() > 0 && pauses < 3 {
+			pauses++
+			<-ctx.Done()
+			return nil, stream.ErrPaused
+		}
+		return a.dial(ctx)
+	}
+	var stdout bytes.Buffer
+	cmd := sh("head -c 100000 /dev/zero; exit 9")
+	cmd.Stdout, cmd.Rejoin = &stdout, 50*time.Millisecond
+	exit, err := guestexec.Run(t.Context(), dial, cmd)
+	if err != nil || exit.Code != 9 || stdout.Len() != 100000 || pauses != 3 {
+		t.Errorf("%+v, %v, %d bytes, %d pauses", exit, err, stdout.Len(), pauses)
 	}
 }

@@ -256,10 +256,12 @@ type InfoResponse struct {
 	Build  string                 `protobuf:"bytes,1,opt,name=build,proto3" json:"build,omitempty"`
 	Kernel string                 `protobuf:"bytes,2,opt,name=kernel,proto3" json:"kernel,omitempty"`
 	// "systemd" or "none".
-	Init          string `protobuf:"bytes,3,opt,name=init,proto3" json:"init,omitempty"`
-	Ready         string `protobuf:"bytes,4,opt,name=ready,proto3" json:"ready,omitempty"`
-	BootId        string `protobuf:"bytes,5,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	Pid           int32  `protobuf:"varint,6,opt,name=pid,proto3" json:"pid,omitempty"`
+	Init   string `protobuf:"bytes,3,opt,name=init,proto3" json:"init,omitempty"`
+	Ready  string `protobuf:"bytes,4,opt,name=ready,proto3" json:"ready,omitempty"`
+	BootId string `protobuf:"bytes,5,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	Pid    int32  `protobuf:"varint,6,opt,name=pid,proto3" json:"pid,omitempty"`
+	// Since the guest booted; time that it stood still does not count.
+	UptimeMs      int64 `protobuf:"varint,7,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -332,6 +334,13 @@ func (x *InfoResponse) GetBootId() string {
 func (x *InfoResponse) GetPid() int32 {
 	if x != nil {
 		return x.Pid
+	}
+	return 0
+}
+
+func (x *InfoResponse) GetUptimeMs() int64 {
+	if x != nil {
+		return x.UptimeMs
 	}
 	return 0
 }
@@ -596,6 +605,315 @@ func (*WarmResponse) Descriptor() ([]byte, []int) {
 	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
+type SignalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 64; not 9 and 19, which process 1 never gets.
+	Signal        int32 `protobuf:"varint,1,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalRequest) Reset() {
+	*x = SignalRequest{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalRequest) ProtoMessage() {}
+
+func (x *SignalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
+func (*SignalRequest) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SignalRequest) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+type SignalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalResponse) Reset() {
+	*x = SignalResponse{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalResponse) ProtoMessage() {}
+
+func (x *SignalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
+func (*SignalResponse) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+}
+
+type GrowRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "overlay" or "work".
+	Disk string `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	// What the disk has, or is about to have, in bytes: the guest may not have heard.
+	Bytes         int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrowRequest) Reset() {
+	*x = GrowRequest{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrowRequest) ProtoMessage() {}
+
+func (x *GrowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrowRequest.ProtoReflect.Descriptor instead.
+func (*GrowRequest) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GrowRequest) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *GrowRequest) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type GrowResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrowResponse) Reset() {
+	*x = GrowResponse{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrowResponse) ProtoMessage() {}
+
+func (x *GrowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrowResponse.ProtoReflect.Descriptor instead.
+func (*GrowResponse) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+}
+
+type UsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageRequest) Reset() {
+	*x = UsageRequest{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageRequest) ProtoMessage() {}
+
+func (x *UsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
+func (*UsageRequest) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+}
+
+type UsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Time that its processors were busy since it booted, in ms.
+	CpuMs                int64 `protobuf:"varint,1,opt,name=cpu_ms,json=cpuMs,proto3" json:"cpu_ms,omitempty"`
+	MemoryTotalBytes     int64 `protobuf:"varint,2,opt,name=memory_total_bytes,json=memoryTotalBytes,proto3" json:"memory_total_bytes,omitempty"`
+	MemoryAvailableBytes int64 `protobuf:"varint,3,opt,name=memory_available_bytes,json=memoryAvailableBytes,proto3" json:"memory_available_bytes,omitempty"`
+	Processes            int64 `protobuf:"varint,4,opt,name=processes,proto3" json:"processes,omitempty"`
+	// File systems of the work disk (/root) and of the overlay (/), in bytes.
+	WorkUsedBytes     int64 `protobuf:"varint,5,opt,name=work_used_bytes,json=workUsedBytes,proto3" json:"work_used_bytes,omitempty"`
+	WorkTotalBytes    int64 `protobuf:"varint,6,opt,name=work_total_bytes,json=workTotalBytes,proto3" json:"work_total_bytes,omitempty"`
+	OverlayUsedBytes  int64 `protobuf:"varint,7,opt,name=overlay_used_bytes,json=overlayUsedBytes,proto3" json:"overlay_used_bytes,omitempty"`
+	OverlayTotalBytes int64 `protobuf:"varint,8,opt,name=overlay_total_bytes,json=overlayTotalBytes,proto3" json:"overlay_total_bytes,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *UsageResponse) Reset() {
+	*x = UsageResponse{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageResponse) ProtoMessage() {}
+
+func (x *UsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
+func (*UsageResponse) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *UsageResponse) GetCpuMs() int64 {
+	if x != nil {
+		return x.CpuMs
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetMemoryTotalBytes() int64 {
+	if x != nil {
+		return x.MemoryTotalBytes
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetMemoryAvailableBytes() int64 {
+	if x != nil {
+		return x.MemoryAvailableBytes
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetProcesses() int64 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetWorkUsedBytes() int64 {
+	if x != nil {
+		return x.WorkUsedBytes
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetWorkTotalBytes() int64 {
+	if x != nil {
+		return x.WorkTotalBytes
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetOverlayUsedBytes() int64 {
+	if x != nil {
+		return x.OverlayUsedBytes
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetOverlayTotalBytes() int64 {
+	if x != nil {
+		return x.OverlayTotalBytes
+	}
+	return 0
+}
+
 type TuneRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TimeUnixNs    int64                  `protobuf:"varint,1,opt,name=time_unix_ns,json=timeUnixNs,proto3" json:"time_unix_ns,omitempty"`
@@ -606,7 +924,7 @@ type TuneRequest struct {
 
 func (x *TuneRequest) Reset() {
 	*x = TuneRequest{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +936,7 @@ func (x *TuneRequest) String() string {
 func (*TuneRequest) ProtoMessage() {}
 
 func (x *TuneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +949,7 @@ func (x *TuneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TuneRequest.ProtoReflect.Descriptor instead.
 func (*TuneRequest) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TuneRequest) GetTimeUnixNs() int64 {
@@ -656,7 +974,7 @@ type TuneResponse struct {
 
 func (x *TuneResponse) Reset() {
 	*x = TuneResponse{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +986,7 @@ func (x *TuneResponse) String() string {
 func (*TuneResponse) ProtoMessage() {}
 
 func (x *TuneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +999,7 @@ func (x *TuneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TuneResponse.ProtoReflect.Descriptor instead.
 func (*TuneResponse) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 type ListenersRequest struct {
@@ -692,7 +1010,7 @@ type ListenersRequest struct {
 
 func (x *ListenersRequest) Reset() {
 	*x = ListenersRequest{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +1022,7 @@ func (x *ListenersRequest) String() string {
 func (*ListenersRequest) ProtoMessage() {}
 
 func (x *ListenersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +1035,7 @@ func (x *ListenersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenersRequest.ProtoReflect.Descriptor instead.
 func (*ListenersRequest) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 type ListenersResponse struct {
@@ -732,7 +1050,7 @@ type ListenersResponse struct {
 
 func (x *ListenersResponse) Reset() {
 	*x = ListenersResponse{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +1062,7 @@ func (x *ListenersResponse) String() string {
 func (*ListenersResponse) ProtoMessage() {}
 
 func (x *ListenersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +1075,7 @@ func (x *ListenersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenersResponse.ProtoReflect.Descriptor instead.
 func (*ListenersResponse) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListenersResponse) GetListeners() []*Listener {
@@ -790,7 +1108,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +1120,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +1133,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Listener) GetAddress() []byte {
@@ -878,14 +1196,17 @@ type ExecStart struct {
 	// Do not start anything: join or fail with "gone".
 	JoinOnly bool `protobuf:"varint,11,opt,name=join_only,json=joinOnly,proto3" json:"join_only,omitempty"`
 	// Answer with the times of a trace (started_ns and the like).
-	Trace         bool `protobuf:"varint,12,opt,name=trace,proto3" json:"trace,omitempty"`
+	Trace bool `protobuf:"varint,12,opt,name=trace,proto3" json:"trace,omitempty"`
+	// Run a program of the agent's own, with argv as its arguments: "copy"
+	// (internal/agent/copying says which). Empty: argv is a command.
+	Builtin       string `protobuf:"bytes,13,opt,name=builtin,proto3" json:"builtin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +1218,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +1231,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExecStart) GetId() []byte {
@@ -997,6 +1318,13 @@ func (x *ExecStart) GetTrace() bool {
 	return false
 }
 
+func (x *ExecStart) GetBuiltin() string {
+	if x != nil {
+		return x.Builtin
+	}
+	return ""
+}
+
 type WindowSize struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rows          uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
@@ -1007,7 +1335,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +1347,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +1360,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -1064,7 +1392,7 @@ type ExecStarted struct {
 
 func (x *ExecStarted) Reset() {
 	*x = ExecStarted{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1404,7 @@ func (x *ExecStarted) String() string {
 func (*ExecStarted) ProtoMessage() {}
 
 func (x *ExecStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1417,7 @@ func (x *ExecStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStarted.ProtoReflect.Descriptor instead.
 func (*ExecStarted) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExecStarted) GetPid() int32 {
@@ -1130,7 +1458,7 @@ type ExecSignal struct {
 
 func (x *ExecSignal) Reset() {
 	*x = ExecSignal{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1470,7 @@ func (x *ExecSignal) String() string {
 func (*ExecSignal) ProtoMessage() {}
 
 func (x *ExecSignal) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1483,7 @@ func (x *ExecSignal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSignal.ProtoReflect.Descriptor instead.
 func (*ExecSignal) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExecSignal) GetSignal() int32 {
@@ -1180,7 +1508,7 @@ type ExecExit struct {
 
 func (x *ExecExit) Reset() {
 	*x = ExecExit{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1192,7 +1520,7 @@ func (x *ExecExit) String() string {
 func (*ExecExit) ProtoMessage() {}
 
 func (x *ExecExit) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1205,7 +1533,7 @@ func (x *ExecExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecExit.ProtoReflect.Descriptor instead.
 func (*ExecExit) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExecExit) GetCode() int32 {
@@ -1249,7 +1577,7 @@ type ExecError struct {
 
 func (x *ExecError) Reset() {
 	*x = ExecError{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1589,7 @@ func (x *ExecError) String() string {
 func (*ExecError) ProtoMessage() {}
 
 func (x *ExecError) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1602,7 @@ func (x *ExecError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecError.ProtoReflect.Descriptor instead.
 func (*ExecError) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExecError) GetCode() string {
@@ -1314,14 +1642,15 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\agateway\x18\x02 \x01(\tR\agateway\x12 \n" +
 	"\vnameservers\x18\x03 \x03(\tR\vnameservers\x12\x10\n" +
 	"\x03mtu\x18\x04 \x01(\x05R\x03mtu\"\r\n" +
-	"\vInfoRequest\"\x91\x01\n" +
+	"\vInfoRequest\"\xae\x01\n" +
 	"\fInfoResponse\x12\x14\n" +
 	"\x05build\x18\x01 \x01(\tR\x05build\x12\x16\n" +
 	"\x06kernel\x18\x02 \x01(\tR\x06kernel\x12\x12\n" +
 	"\x04init\x18\x03 \x01(\tR\x04init\x12\x14\n" +
 	"\x05ready\x18\x04 \x01(\tR\x05ready\x12\x17\n" +
 	"\aboot_id\x18\x05 \x01(\tR\x06bootId\x12\x10\n" +
-	"\x03pid\x18\x06 \x01(\x05R\x03pid\"\x0f\n" +
+	"\x03pid\x18\x06 \x01(\x05R\x03pid\x12\x1b\n" +
+	"\tuptime_ms\x18\a \x01(\x03R\buptimeMs\"\x0f\n" +
 	"\rEventsRequest\"c\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\tR\x05ready\x12!\n" +
@@ -1332,7 +1661,24 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\x10ShutdownResponse\"#\n" +
 	"\vWarmRequest\x12\x14\n" +
 	"\x05brief\x18\x01 \x01(\bR\x05brief\"\x0e\n" +
-	"\fWarmResponse\"I\n" +
+	"\fWarmResponse\"'\n" +
+	"\rSignalRequest\x12\x16\n" +
+	"\x06signal\x18\x01 \x01(\x05R\x06signal\"\x10\n" +
+	"\x0eSignalResponse\"7\n" +
+	"\vGrowRequest\x12\x12\n" +
+	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"\x0e\n" +
+	"\fGrowResponse\"\x0e\n" +
+	"\fUsageRequest\"\xd8\x02\n" +
+	"\rUsageResponse\x12\x15\n" +
+	"\x06cpu_ms\x18\x01 \x01(\x03R\x05cpuMs\x12,\n" +
+	"\x12memory_total_bytes\x18\x02 \x01(\x03R\x10memoryTotalBytes\x124\n" +
+	"\x16memory_available_bytes\x18\x03 \x01(\x03R\x14memoryAvailableBytes\x12\x1c\n" +
+	"\tprocesses\x18\x04 \x01(\x03R\tprocesses\x12&\n" +
+	"\x0fwork_used_bytes\x18\x05 \x01(\x03R\rworkUsedBytes\x12(\n" +
+	"\x10work_total_bytes\x18\x06 \x01(\x03R\x0eworkTotalBytes\x12,\n" +
+	"\x12overlay_used_bytes\x18\a \x01(\x03R\x10overlayUsedBytes\x12.\n" +
+	"\x13overlay_total_bytes\x18\b \x01(\x03R\x11overlayTotalBytes\"I\n" +
 	"\vTuneRequest\x12 \n" +
 	"\ftime_unix_ns\x18\x01 \x01(\x03R\n" +
 	"timeUnixNs\x12\x18\n" +
@@ -1347,7 +1693,7 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x10\n" +
 	"\x03pid\x18\x03 \x01(\x05R\x03pid\x12\x18\n" +
 	"\aprocess\x18\x04 \x01(\tR\aprocess\x12\x18\n" +
-	"\acommand\x18\x05 \x01(\tR\acommand\"\xa5\x02\n" +
+	"\acommand\x18\x05 \x01(\tR\acommand\"\xbf\x02\n" +
 	"\tExecStart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04argv\x18\x02 \x03(\tR\x04argv\x12\x10\n" +
@@ -1361,7 +1707,8 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\breceived\x18\n" +
 	" \x01(\x04R\breceived\x12\x1b\n" +
 	"\tjoin_only\x18\v \x01(\bR\bjoinOnly\x12\x14\n" +
-	"\x05trace\x18\f \x01(\bR\x05trace\"4\n" +
+	"\x05trace\x18\f \x01(\bR\x05trace\x12\x18\n" +
+	"\abuiltin\x18\r \x01(\tR\abuiltin\"4\n" +
 	"\n" +
 	"WindowSize\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x12\n" +
@@ -1382,12 +1729,15 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\asent_ns\x18\x04 \x01(\x03R\x06sentNs\"9\n" +
 	"\tExecError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage2\xc1\x03\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage2\x99\x05\n" +
 	"\x05Agent\x12C\n" +
 	"\x04Info\x12\x1c.banger.agent.v1.InfoRequest\x1a\x1d.banger.agent.v1.InfoResponse\x12B\n" +
 	"\x06Events\x12\x1e.banger.agent.v1.EventsRequest\x1a\x16.banger.agent.v1.Event0\x01\x12O\n" +
 	"\bShutdown\x12 .banger.agent.v1.ShutdownRequest\x1a!.banger.agent.v1.ShutdownResponse\x12C\n" +
-	"\x04Warm\x12\x1c.banger.agent.v1.WarmRequest\x1a\x1d.banger.agent.v1.WarmResponse\x12C\n" +
+	"\x04Warm\x12\x1c.banger.agent.v1.WarmRequest\x1a\x1d.banger.agent.v1.WarmResponse\x12I\n" +
+	"\x06Signal\x12\x1e.banger.agent.v1.SignalRequest\x1a\x1f.banger.agent.v1.SignalResponse\x12C\n" +
+	"\x04Grow\x12\x1c.banger.agent.v1.GrowRequest\x1a\x1d.banger.agent.v1.GrowResponse\x12F\n" +
+	"\x05Usage\x12\x1d.banger.agent.v1.UsageRequest\x1a\x1e.banger.agent.v1.UsageResponse\x12C\n" +
 	"\x04Tune\x12\x1c.banger.agent.v1.TuneRequest\x1a\x1d.banger.agent.v1.TuneResponse\x12T\n" +
 	"\tListeners\x12!.banger.agent.v1.ListenersRequest\x1a\".banger.agent.v1.ListenersResponse0\x01B3Z1github.com/banger-dev/banger/api/agent/v1;agentv1b\x06proto3"
 
@@ -1403,7 +1753,7 @@ func file_banger_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_banger_agent_v1_agent_proto_rawDescData
 }
 
-var file_banger_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_banger_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_banger_agent_v1_agent_proto_goTypes = []any{
 	(*Boot)(nil),              // 0: banger.agent.v1.Boot
 	(*Network)(nil),           // 1: banger.agent.v1.Network
@@ -1415,36 +1765,48 @@ var file_banger_agent_v1_agent_proto_goTypes = []any{
 	(*ShutdownResponse)(nil),  // 7: banger.agent.v1.ShutdownResponse
 	(*WarmRequest)(nil),       // 8: banger.agent.v1.WarmRequest
 	(*WarmResponse)(nil),      // 9: banger.agent.v1.WarmResponse
-	(*TuneRequest)(nil),       // 10: banger.agent.v1.TuneRequest
-	(*TuneResponse)(nil),      // 11: banger.agent.v1.TuneResponse
-	(*ListenersRequest)(nil),  // 12: banger.agent.v1.ListenersRequest
-	(*ListenersResponse)(nil), // 13: banger.agent.v1.ListenersResponse
-	(*Listener)(nil),          // 14: banger.agent.v1.Listener
-	(*ExecStart)(nil),         // 15: banger.agent.v1.ExecStart
-	(*WindowSize)(nil),        // 16: banger.agent.v1.WindowSize
-	(*ExecStarted)(nil),       // 17: banger.agent.v1.ExecStarted
-	(*ExecSignal)(nil),        // 18: banger.agent.v1.ExecSignal
-	(*ExecExit)(nil),          // 19: banger.agent.v1.ExecExit
-	(*ExecError)(nil),         // 20: banger.agent.v1.ExecError
+	(*SignalRequest)(nil),     // 10: banger.agent.v1.SignalRequest
+	(*SignalResponse)(nil),    // 11: banger.agent.v1.SignalResponse
+	(*GrowRequest)(nil),       // 12: banger.agent.v1.GrowRequest
+	(*GrowResponse)(nil),      // 13: banger.agent.v1.GrowResponse
+	(*UsageRequest)(nil),      // 14: banger.agent.v1.UsageRequest
+	(*UsageResponse)(nil),     // 15: banger.agent.v1.UsageResponse
+	(*TuneRequest)(nil),       // 16: banger.agent.v1.TuneRequest
+	(*TuneResponse)(nil),      // 17: banger.agent.v1.TuneResponse
+	(*ListenersRequest)(nil),  // 18: banger.agent.v1.ListenersRequest
+	(*ListenersResponse)(nil), // 19: banger.agent.v1.ListenersResponse
+	(*Listener)(nil),          // 20: banger.agent.v1.Listener
+	(*ExecStart)(nil),         // 21: banger.agent.v1.ExecStart
+	(*WindowSize)(nil),        // 22: banger.agent.v1.WindowSize
+	(*ExecStarted)(nil),       // 23: banger.agent.v1.ExecStarted
+	(*ExecSignal)(nil),        // 24: banger.agent.v1.ExecSignal
+	(*ExecExit)(nil),          // 25: banger.agent.v1.ExecExit
+	(*ExecError)(nil),         // 26: banger.agent.v1.ExecError
 }
 var file_banger_agent_v1_agent_proto_depIdxs = []int32{
 	1,  // 0: banger.agent.v1.Boot.network:type_name -> banger.agent.v1.Network
-	14, // 1: banger.agent.v1.ListenersResponse.listeners:type_name -> banger.agent.v1.Listener
-	16, // 2: banger.agent.v1.ExecStart.size:type_name -> banger.agent.v1.WindowSize
+	20, // 1: banger.agent.v1.ListenersResponse.listeners:type_name -> banger.agent.v1.Listener
+	22, // 2: banger.agent.v1.ExecStart.size:type_name -> banger.agent.v1.WindowSize
 	2,  // 3: banger.agent.v1.Agent.Info:input_type -> banger.agent.v1.InfoRequest
 	4,  // 4: banger.agent.v1.Agent.Events:input_type -> banger.agent.v1.EventsRequest
 	6,  // 5: banger.agent.v1.Agent.Shutdown:input_type -> banger.agent.v1.ShutdownRequest
 	8,  // 6: banger.agent.v1.Agent.Warm:input_type -> banger.agent.v1.WarmRequest
-	10, // 7: banger.agent.v1.Agent.Tune:input_type -> banger.agent.v1.TuneRequest
-	12, // 8: banger.agent.v1.Agent.Listeners:input_type -> banger.agent.v1.ListenersRequest
-	3,  // 9: banger.agent.v1.Agent.Info:output_type -> banger.agent.v1.InfoResponse
-	5,  // 10: banger.agent.v1.Agent.Events:output_type -> banger.agent.v1.Event
-	7,  // 11: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
-	9,  // 12: banger.agent.v1.Agent.Warm:output_type -> banger.agent.v1.WarmResponse
-	11, // 13: banger.agent.v1.Agent.Tune:output_type -> banger.agent.v1.TuneResponse
-	13, // 14: banger.agent.v1.Agent.Listeners:output_type -> banger.agent.v1.ListenersResponse
-	9,  // [9:15] is the sub-list for method output_type
-	3,  // [3:9] is the sub-list for method input_type
+	10, // 7: banger.agent.v1.Agent.Signal:input_type -> banger.agent.v1.SignalRequest
+	12, // 8: banger.agent.v1.Agent.Grow:input_type -> banger.agent.v1.GrowRequest
+	14, // 9: banger.agent.v1.Agent.Usage:input_type -> banger.agent.v1.UsageRequest
+	16, // 10: banger.agent.v1.Agent.Tune:input_type -> banger.agent.v1.TuneRequest
+	18, // 11: banger.agent.v1.Agent.Listeners:input_type -> banger.agent.v1.ListenersRequest
+	3,  // 12: banger.agent.v1.Agent.Info:output_type -> banger.agent.v1.InfoResponse
+	5,  // 13: banger.agent.v1.Agent.Events:output_type -> banger.agent.v1.Event
+	7,  // 14: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
+	9,  // 15: banger.agent.v1.Agent.Warm:output_type -> banger.agent.v1.WarmResponse
+	11, // 16: banger.agent.v1.Agent.Signal:output_type -> banger.agent.v1.SignalResponse
+	13, // 17: banger.agent.v1.Agent.Grow:output_type -> banger.agent.v1.GrowResponse
+	15, // 18: banger.agent.v1.Agent.Usage:output_type -> banger.agent.v1.UsageResponse
+	17, // 19: banger.agent.v1.Agent.Tune:output_type -> banger.agent.v1.TuneResponse
+	19, // 20: banger.agent.v1.Agent.Listeners:output_type -> banger.agent.v1.ListenersResponse
+	12, // [12:21] is the sub-list for method output_type
+	3,  // [3:12] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
 	3,  // [3:3] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
@@ -1461,7 +1823,7 @@ func file_banger_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_agent_v1_agent_proto_rawDesc), len(file_banger_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -12,6 +12,9 @@ type AgentService interface {
 	Events(context.Context, *EventsRequest, Agent_EventsServer) error
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 	Warm(context.Context, *WarmRequest) (*WarmResponse, error)
+	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
+	Grow(context.Context, *GrowRequest) (*GrowResponse, error)
+	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
 	Listeners(context.Context, *ListenersRequest, Agent_ListenersServer) error
 }
@@ -66,6 +69,27 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 				}
 				return svc.Warm(ctx, &req)
 			},
+			"Signal": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SignalRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Signal(ctx, &req)
+			},
+			"Grow": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req GrowRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Grow(ctx, &req)
+			},
+			"Usage": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UsageRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Usage(ctx, &req)
+			},
 			"Tune": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req TuneRequest
 				if err := unmarshal(&req); err != nil {
@@ -106,6 +130,9 @@ type AgentClient interface {
 	Events(context.Context, *EventsRequest) (Agent_EventsClient, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 	Warm(context.Context, *WarmRequest) (*WarmResponse, error)
+	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
+	Grow(context.Context, *GrowRequest) (*GrowResponse, error)
+	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
 	Listeners(context.Context, *ListenersRequest) (Agent_ListenersClient, error)
 }
@@ -168,6 +195,30 @@ func (c *agentClient) Shutdown(ctx context.Context, req *ShutdownRequest) (*Shut
 func (c *agentClient) Warm(ctx context.Context, req *WarmRequest) (*WarmResponse, error) {
 	var resp WarmResponse
 	if err := c.client.Call(ctx, "banger.agent.v1.Agent", "Warm", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Signal(ctx context.Context, req *SignalRequest) (*SignalResponse, error) {
+	var resp SignalResponse
+	if err := c.client.Call(ctx, "banger.agent.v1.Agent", "Signal", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Grow(ctx context.Context, req *GrowRequest) (*GrowResponse, error) {
+	var resp GrowResponse
+	if err := c.client.Call(ctx, "banger.agent.v1.Agent", "Grow", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Usage(ctx context.Context, req *UsageRequest) (*UsageResponse, error) {
+	var resp UsageResponse
+	if err := c.client.Call(ctx, "banger.agent.v1.Agent", "Usage", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

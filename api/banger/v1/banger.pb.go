@@ -1149,6 +1149,419 @@ func (x *StopVMResponse) GetVm() *VM {
 	return nil
 }
 
+type KillVMRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// A signal's number. 0 and 9 power the VM off. 15 asks the guest to shut down,
+	// as a power button does, and does not wait. Any other is sent to its process 1.
+	Signal        int32 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KillVMRequest) Reset() {
+	*x = KillVMRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KillVMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KillVMRequest) ProtoMessage() {}
+
+func (x *KillVMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KillVMRequest.ProtoReflect.Descriptor instead.
+func (*KillVMRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *KillVMRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *KillVMRequest) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+type KillVMResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KillVMResponse) Reset() {
+	*x = KillVMResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KillVMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KillVMResponse) ProtoMessage() {}
+
+func (x *KillVMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KillVMResponse.ProtoReflect.Descriptor instead.
+func (*KillVMResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *KillVMResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+type PauseVMRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseVMRequest) Reset() {
+	*x = PauseVMRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseVMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseVMRequest) ProtoMessage() {}
+
+func (x *PauseVMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseVMRequest.ProtoReflect.Descriptor instead.
+func (*PauseVMRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PauseVMRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+type PauseVMResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseVMResponse) Reset() {
+	*x = PauseVMResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseVMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseVMResponse) ProtoMessage() {}
+
+func (x *PauseVMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseVMResponse.ProtoReflect.Descriptor instead.
+func (*PauseVMResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PauseVMResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+type ResumeVMRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeVMRequest) Reset() {
+	*x = ResumeVMRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeVMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeVMRequest) ProtoMessage() {}
+
+func (x *ResumeVMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeVMRequest.ProtoReflect.Descriptor instead.
+func (*ResumeVMRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ResumeVMRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+type ResumeVMResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeVMResponse) Reset() {
+	*x = ResumeVMResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeVMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeVMResponse) ProtoMessage() {}
+
+func (x *ResumeVMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeVMResponse.ProtoReflect.Descriptor instead.
+func (*ResumeVMResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ResumeVMResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+type SetVMRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// Empty, 0 and unset leave things as they are. The guest of a running VM takes its
+	// new hostname at the next start.
+	Name      string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Vcpu      int32  `protobuf:"varint,3,opt,name=vcpu,proto3" json:"vcpu,omitempty"`
+	MemoryMib int64  `protobuf:"varint,4,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	// Disks only grow. In a running guest the file system grows at once.
+	DiskBytes     int64 `protobuf:"varint,5,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	OverlayBytes  int64 `protobuf:"varint,6,opt,name=overlay_bytes,json=overlayBytes,proto3" json:"overlay_bytes,omitempty"`
+	Nat           *bool `protobuf:"varint,7,opt,name=nat,proto3,oneof" json:"nat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetVMRequest) Reset() {
+	*x = SetVMRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetVMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetVMRequest) ProtoMessage() {}
+
+func (x *SetVMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetVMRequest.ProtoReflect.Descriptor instead.
+func (*SetVMRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SetVMRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *SetVMRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetVMRequest) GetVcpu() int32 {
+	if x != nil {
+		return x.Vcpu
+	}
+	return 0
+}
+
+func (x *SetVMRequest) GetMemoryMib() int64 {
+	if x != nil {
+		return x.MemoryMib
+	}
+	return 0
+}
+
+func (x *SetVMRequest) GetDiskBytes() int64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
+}
+
+func (x *SetVMRequest) GetOverlayBytes() int64 {
+	if x != nil {
+		return x.OverlayBytes
+	}
+	return 0
+}
+
+func (x *SetVMRequest) GetNat() bool {
+	if x != nil && x.Nat != nil {
+		return *x.Nat
+	}
+	return false
+}
+
+type SetVMResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetVMResponse) Reset() {
+	*x = SetVMResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetVMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetVMResponse) ProtoMessage() {}
+
+func (x *SetVMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetVMResponse.ProtoReflect.Descriptor instead.
+func (*SetVMResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SetVMResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
 type DeleteVMRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
@@ -1163,7 +1576,7 @@ type DeleteVMRequest struct {
 
 func (x *DeleteVMRequest) Reset() {
 	*x = DeleteVMRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[12]
+	mi := &file_banger_v1_banger_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1588,7 @@ func (x *DeleteVMRequest) String() string {
 func (*DeleteVMRequest) ProtoMessage() {}
 
 func (x *DeleteVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[12]
+	mi := &file_banger_v1_banger_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1601,7 @@ func (x *DeleteVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVMRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVMRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{12}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteVMRequest) GetRef() string {
@@ -1221,7 +1634,7 @@ type DeleteVMResponse struct {
 
 func (x *DeleteVMResponse) Reset() {
 	*x = DeleteVMResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[13]
+	mi := &file_banger_v1_banger_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1646,7 @@ func (x *DeleteVMResponse) String() string {
 func (*DeleteVMResponse) ProtoMessage() {}
 
 func (x *DeleteVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[13]
+	mi := &file_banger_v1_banger_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1659,7 @@ func (x *DeleteVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVMResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVMResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{13}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteVMResponse) GetId() string {
@@ -1264,7 +1677,7 @@ type ListVMsRequest struct {
 
 func (x *ListVMsRequest) Reset() {
 	*x = ListVMsRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[14]
+	mi := &file_banger_v1_banger_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1689,7 @@ func (x *ListVMsRequest) String() string {
 func (*ListVMsRequest) ProtoMessage() {}
 
 func (x *ListVMsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[14]
+	mi := &file_banger_v1_banger_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1702,7 @@ func (x *ListVMsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVMsRequest.ProtoReflect.Descriptor instead.
 func (*ListVMsRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{14}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{22}
 }
 
 type ListVMsResponse struct {
@@ -1301,7 +1714,7 @@ type ListVMsResponse struct {
 
 func (x *ListVMsResponse) Reset() {
 	*x = ListVMsResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[15]
+	mi := &file_banger_v1_banger_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1726,7 @@ func (x *ListVMsResponse) String() string {
 func (*ListVMsResponse) ProtoMessage() {}
 
 func (x *ListVMsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[15]
+	mi := &file_banger_v1_banger_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1739,7 @@ func (x *ListVMsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVMsResponse.ProtoReflect.Descriptor instead.
 func (*ListVMsResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{15}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListVMsResponse) GetVms() []*VM {
@@ -1345,7 +1758,7 @@ type GetVMRequest struct {
 
 func (x *GetVMRequest) Reset() {
 	*x = GetVMRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[16]
+	mi := &file_banger_v1_banger_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1770,7 @@ func (x *GetVMRequest) String() string {
 func (*GetVMRequest) ProtoMessage() {}
 
 func (x *GetVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[16]
+	mi := &file_banger_v1_banger_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1783,7 @@ func (x *GetVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVMRequest.ProtoReflect.Descriptor instead.
 func (*GetVMRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{16}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetVMRequest) GetRef() string {
@@ -1389,7 +1802,7 @@ type GetVMResponse struct {
 
 func (x *GetVMResponse) Reset() {
 	*x = GetVMResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[17]
+	mi := &file_banger_v1_banger_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +1814,7 @@ func (x *GetVMResponse) String() string {
 func (*GetVMResponse) ProtoMessage() {}
 
 func (x *GetVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[17]
+	mi := &file_banger_v1_banger_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +1827,7 @@ func (x *GetVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVMResponse.ProtoReflect.Descriptor instead.
 func (*GetVMResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{17}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetVMResponse) GetVm() *VM {
@@ -1428,14 +1841,17 @@ type LinkVMRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
 	// 0: do not wait.
-	TimeoutMs     int64 `protobuf:"varint,2,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	TimeoutMs int64 `protobuf:"varint,2,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// For a client whose command runs in the VM: wait for the end of a pause, too.
+	// If it lasts longer than timeout_ms, the answer has no link_socket.
+	WhilePaused   bool `protobuf:"varint,3,opt,name=while_paused,json=whilePaused,proto3" json:"while_paused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LinkVMRequest) Reset() {
 	*x = LinkVMRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[18]
+	mi := &file_banger_v1_banger_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1863,7 @@ func (x *LinkVMRequest) String() string {
 func (*LinkVMRequest) ProtoMessage() {}
 
 func (x *LinkVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[18]
+	mi := &file_banger_v1_banger_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1876,7 @@ func (x *LinkVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkVMRequest.ProtoReflect.Descriptor instead.
 func (*LinkVMRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{18}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LinkVMRequest) GetRef() string {
@@ -1477,6 +1893,13 @@ func (x *LinkVMRequest) GetTimeoutMs() int64 {
 	return 0
 }
 
+func (x *LinkVMRequest) GetWhilePaused() bool {
+	if x != nil {
+		return x.WhilePaused
+	}
+	return false
+}
+
 type LinkVMResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Vm    *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
@@ -1488,7 +1911,7 @@ type LinkVMResponse struct {
 
 func (x *LinkVMResponse) Reset() {
 	*x = LinkVMResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[19]
+	mi := &file_banger_v1_banger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1923,7 @@ func (x *LinkVMResponse) String() string {
 func (*LinkVMResponse) ProtoMessage() {}
 
 func (x *LinkVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[19]
+	mi := &file_banger_v1_banger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1936,7 @@ func (x *LinkVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkVMResponse.ProtoReflect.Descriptor instead.
 func (*LinkVMResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{19}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LinkVMResponse) GetVm() *VM {
@@ -1539,7 +1962,7 @@ type LeaseRequest struct {
 
 func (x *LeaseRequest) Reset() {
 	*x = LeaseRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[20]
+	mi := &file_banger_v1_banger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1974,7 @@ func (x *LeaseRequest) String() string {
 func (*LeaseRequest) ProtoMessage() {}
 
 func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[20]
+	mi := &file_banger_v1_banger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1987,7 @@ func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{20}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LeaseRequest) GetRef() string {
@@ -1582,7 +2005,7 @@ type LeaseEvent struct {
 
 func (x *LeaseEvent) Reset() {
 	*x = LeaseEvent{}
-	mi := &file_banger_v1_banger_proto_msgTypes[21]
+	mi := &file_banger_v1_banger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +2017,7 @@ func (x *LeaseEvent) String() string {
 func (*LeaseEvent) ProtoMessage() {}
 
 func (x *LeaseEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[21]
+	mi := &file_banger_v1_banger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +2030,7 @@ func (x *LeaseEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEvent.ProtoReflect.Descriptor instead.
 func (*LeaseEvent) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{21}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{29}
 }
 
 type Image struct {
@@ -1628,7 +2051,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_banger_v1_banger_proto_msgTypes[22]
+	mi := &file_banger_v1_banger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +2063,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[22]
+	mi := &file_banger_v1_banger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +2076,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{22}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Image) GetName() string {
@@ -1721,7 +2144,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[23]
+	mi := &file_banger_v1_banger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +2156,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[23]
+	mi := &file_banger_v1_banger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +2169,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{23}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListImagesRequest) GetAvailable() bool {
@@ -1765,7 +2188,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[24]
+	mi := &file_banger_v1_banger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1777,7 +2200,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[24]
+	mi := &file_banger_v1_banger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1790,7 +2213,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{24}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -1817,7 +2240,7 @@ type Kernel struct {
 
 func (x *Kernel) Reset() {
 	*x = Kernel{}
-	mi := &file_banger_v1_banger_proto_msgTypes[25]
+	mi := &file_banger_v1_banger_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +2252,7 @@ func (x *Kernel) String() string {
 func (*Kernel) ProtoMessage() {}
 
 func (x *Kernel) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[25]
+	mi := &file_banger_v1_banger_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +2265,7 @@ func (x *Kernel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kernel.ProtoReflect.Descriptor instead.
 func (*Kernel) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{25}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Kernel) GetName() string {
@@ -1917,7 +2340,7 @@ type ListKernelsRequest struct {
 
 func (x *ListKernelsRequest) Reset() {
 	*x = ListKernelsRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[26]
+	mi := &file_banger_v1_banger_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +2352,7 @@ func (x *ListKernelsRequest) String() string {
 func (*ListKernelsRequest) ProtoMessage() {}
 
 func (x *ListKernelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[26]
+	mi := &file_banger_v1_banger_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +2365,7 @@ func (x *ListKernelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKernelsRequest.ProtoReflect.Descriptor instead.
 func (*ListKernelsRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{26}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListKernelsRequest) GetAvailable() bool {
@@ -1961,7 +2384,7 @@ type ListKernelsResponse struct {
 
 func (x *ListKernelsResponse) Reset() {
 	*x = ListKernelsResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[27]
+	mi := &file_banger_v1_banger_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1973,7 +2396,7 @@ func (x *ListKernelsResponse) String() string {
 func (*ListKernelsResponse) ProtoMessage() {}
 
 func (x *ListKernelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[27]
+	mi := &file_banger_v1_banger_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1986,7 +2409,7 @@ func (x *ListKernelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKernelsResponse.ProtoReflect.Descriptor instead.
 func (*ListKernelsResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{27}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListKernelsResponse) GetKernels() []*Kernel {
@@ -2027,7 +2450,7 @@ type Template struct {
 
 func (x *Template) Reset() {
 	*x = Template{}
-	mi := &file_banger_v1_banger_proto_msgTypes[28]
+	mi := &file_banger_v1_banger_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2462,7 @@ func (x *Template) String() string {
 func (*Template) ProtoMessage() {}
 
 func (x *Template) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[28]
+	mi := &file_banger_v1_banger_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2475,7 @@ func (x *Template) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Template.ProtoReflect.Descriptor instead.
 func (*Template) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{28}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Template) GetKey() string {
@@ -2174,7 +2597,7 @@ type WarmImageRequest struct {
 
 func (x *WarmImageRequest) Reset() {
 	*x = WarmImageRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[29]
+	mi := &file_banger_v1_banger_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2609,7 @@ func (x *WarmImageRequest) String() string {
 func (*WarmImageRequest) ProtoMessage() {}
 
 func (x *WarmImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[29]
+	mi := &file_banger_v1_banger_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2622,7 @@ func (x *WarmImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmImageRequest.ProtoReflect.Descriptor instead.
 func (*WarmImageRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{29}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WarmImageRequest) GetImage() string {
@@ -2250,7 +2673,7 @@ type WarmImageResponse struct {
 
 func (x *WarmImageResponse) Reset() {
 	*x = WarmImageResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[30]
+	mi := &file_banger_v1_banger_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2685,7 @@ func (x *WarmImageResponse) String() string {
 func (*WarmImageResponse) ProtoMessage() {}
 
 func (x *WarmImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[30]
+	mi := &file_banger_v1_banger_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2698,7 @@ func (x *WarmImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmImageResponse.ProtoReflect.Descriptor instead.
 func (*WarmImageResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{30}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WarmImageResponse) GetEvent() isWarmImageResponse_Event {
@@ -2329,7 +2752,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[31]
+	mi := &file_banger_v1_banger_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +2764,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[31]
+	mi := &file_banger_v1_banger_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2777,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{31}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListTemplatesRequest) GetVerify() bool {
@@ -2373,7 +2796,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[32]
+	mi := &file_banger_v1_banger_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2385,7 +2808,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[32]
+	mi := &file_banger_v1_banger_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2398,7 +2821,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{32}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*Template {
@@ -2419,7 +2842,7 @@ type PruneTemplatesRequest struct {
 
 func (x *PruneTemplatesRequest) Reset() {
 	*x = PruneTemplatesRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[33]
+	mi := &file_banger_v1_banger_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2431,7 +2854,7 @@ func (x *PruneTemplatesRequest) String() string {
 func (*PruneTemplatesRequest) ProtoMessage() {}
 
 func (x *PruneTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[33]
+	mi := &file_banger_v1_banger_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2444,7 +2867,7 @@ func (x *PruneTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*PruneTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{33}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PruneTemplatesRequest) GetAll() bool {
@@ -2470,7 +2893,7 @@ type PruneTemplatesResponse struct {
 
 func (x *PruneTemplatesResponse) Reset() {
 	*x = PruneTemplatesResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[34]
+	mi := &file_banger_v1_banger_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2905,7 @@ func (x *PruneTemplatesResponse) String() string {
 func (*PruneTemplatesResponse) ProtoMessage() {}
 
 func (x *PruneTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[34]
+	mi := &file_banger_v1_banger_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2495,7 +2918,7 @@ func (x *PruneTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*PruneTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{34}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PruneTemplatesResponse) GetRemoved() []*Template {
@@ -2519,7 +2942,7 @@ type Publish struct {
 
 func (x *Publish) Reset() {
 	*x = Publish{}
-	mi := &file_banger_v1_banger_proto_msgTypes[35]
+	mi := &file_banger_v1_banger_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2954,7 @@ func (x *Publish) String() string {
 func (*Publish) ProtoMessage() {}
 
 func (x *Publish) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[35]
+	mi := &file_banger_v1_banger_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +2967,7 @@ func (x *Publish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Publish.ProtoReflect.Descriptor instead.
 func (*Publish) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{35}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Publish) GetAddress() string {
@@ -2580,7 +3003,7 @@ type ListPortsRequest struct {
 
 func (x *ListPortsRequest) Reset() {
 	*x = ListPortsRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[36]
+	mi := &file_banger_v1_banger_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2592,7 +3015,7 @@ func (x *ListPortsRequest) String() string {
 func (*ListPortsRequest) ProtoMessage() {}
 
 func (x *ListPortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[36]
+	mi := &file_banger_v1_banger_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2605,7 +3028,7 @@ func (x *ListPortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPortsRequest.ProtoReflect.Descriptor instead.
 func (*ListPortsRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{36}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListPortsRequest) GetRef() string {
@@ -2643,7 +3066,7 @@ type ListPortsResponse struct {
 
 func (x *ListPortsResponse) Reset() {
 	*x = ListPortsResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[37]
+	mi := &file_banger_v1_banger_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2655,7 +3078,7 @@ func (x *ListPortsResponse) String() string {
 func (*ListPortsResponse) ProtoMessage() {}
 
 func (x *ListPortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[37]
+	mi := &file_banger_v1_banger_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2668,7 +3091,7 @@ func (x *ListPortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPortsResponse.ProtoReflect.Descriptor instead.
 func (*ListPortsResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{37}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListPortsResponse) GetVm() *VM {
@@ -2724,7 +3147,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_banger_v1_banger_proto_msgTypes[38]
+	mi := &file_banger_v1_banger_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2736,7 +3159,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[38]
+	mi := &file_banger_v1_banger_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2749,7 +3172,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{38}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Port) GetPort() uint32 {
@@ -2840,7 +3263,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_banger_v1_banger_proto_msgTypes[39]
+	mi := &file_banger_v1_banger_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2852,7 +3275,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[39]
+	mi := &file_banger_v1_banger_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2865,7 +3288,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{39}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Policy) GetDefault() string {
@@ -2898,7 +3321,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[40]
+	mi := &file_banger_v1_banger_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2910,7 +3333,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[40]
+	mi := &file_banger_v1_banger_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2923,7 +3346,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{40}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetPolicyRequest) GetRef() string {
@@ -2949,7 +3372,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[41]
+	mi := &file_banger_v1_banger_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2961,7 +3384,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[41]
+	mi := &file_banger_v1_banger_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2974,7 +3397,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{41}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetPolicyResponse) GetVm() *VM {
@@ -3026,7 +3449,7 @@ type SetPolicyRequest struct {
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[42]
+	mi := &file_banger_v1_banger_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3461,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[42]
+	mi := &file_banger_v1_banger_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3474,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{42}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SetPolicyRequest) GetRef() string {
@@ -3092,7 +3515,7 @@ type SetPolicyResponse struct {
 
 func (x *SetPolicyResponse) Reset() {
 	*x = SetPolicyResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[43]
+	mi := &file_banger_v1_banger_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3104,7 +3527,7 @@ func (x *SetPolicyResponse) String() string {
 func (*SetPolicyResponse) ProtoMessage() {}
 
 func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[43]
+	mi := &file_banger_v1_banger_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3117,7 +3540,7 @@ func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{43}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SetPolicyResponse) GetVm() *VM {
@@ -3145,7 +3568,7 @@ type CheckPolicyRequest struct {
 
 func (x *CheckPolicyRequest) Reset() {
 	*x = CheckPolicyRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[44]
+	mi := &file_banger_v1_banger_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3157,7 +3580,7 @@ func (x *CheckPolicyRequest) String() string {
 func (*CheckPolicyRequest) ProtoMessage() {}
 
 func (x *CheckPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[44]
+	mi := &file_banger_v1_banger_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3170,7 +3593,7 @@ func (x *CheckPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPolicyRequest.ProtoReflect.Descriptor instead.
 func (*CheckPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{44}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CheckPolicyRequest) GetRef() string {
@@ -3200,7 +3623,7 @@ type CheckPolicyResponse struct {
 
 func (x *CheckPolicyResponse) Reset() {
 	*x = CheckPolicyResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[45]
+	mi := &file_banger_v1_banger_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3212,7 +3635,7 @@ func (x *CheckPolicyResponse) String() string {
 func (*CheckPolicyResponse) ProtoMessage() {}
 
 func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[45]
+	mi := &file_banger_v1_banger_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3225,7 +3648,7 @@ func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPolicyResponse.ProtoReflect.Descriptor instead.
 func (*CheckPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{45}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CheckPolicyResponse) GetAllow() bool {
@@ -3258,7 +3681,7 @@ type SuggestPolicyRequest struct {
 
 func (x *SuggestPolicyRequest) Reset() {
 	*x = SuggestPolicyRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[46]
+	mi := &file_banger_v1_banger_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3270,7 +3693,7 @@ func (x *SuggestPolicyRequest) String() string {
 func (*SuggestPolicyRequest) ProtoMessage() {}
 
 func (x *SuggestPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[46]
+	mi := &file_banger_v1_banger_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3283,7 +3706,7 @@ func (x *SuggestPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuggestPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SuggestPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{46}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SuggestPolicyRequest) GetRef() string {
@@ -3306,7 +3729,7 @@ type SuggestPolicyResponse struct {
 
 func (x *SuggestPolicyResponse) Reset() {
 	*x = SuggestPolicyResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[47]
+	mi := &file_banger_v1_banger_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3318,7 +3741,7 @@ func (x *SuggestPolicyResponse) String() string {
 func (*SuggestPolicyResponse) ProtoMessage() {}
 
 func (x *SuggestPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[47]
+	mi := &file_banger_v1_banger_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3331,7 +3754,7 @@ func (x *SuggestPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuggestPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SuggestPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{47}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *SuggestPolicyResponse) GetPolicy() *Policy {
@@ -3355,6 +3778,177 @@ func (x *SuggestPolicyResponse) GetLines() int64 {
 	return 0
 }
 
+type DiskUsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskUsageRequest) Reset() {
+	*x = DiskUsageRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskUsageRequest) ProtoMessage() {}
+
+func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
+func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{56}
+}
+
+type DiskUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uses  []*DiskUse             `protobuf:"bytes,1,rep,name=uses,proto3" json:"uses,omitempty"`
+	// Free for this user, and in all, of the file system that holds the state.
+	FreeBytes     int64 `protobuf:"varint,2,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	TotalBytes    int64 `protobuf:"varint,3,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskUsageResponse) Reset() {
+	*x = DiskUsageResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskUsageResponse) ProtoMessage() {}
+
+func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
+func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *DiskUsageResponse) GetUses() []*DiskUse {
+	if x != nil {
+		return x.Uses
+	}
+	return nil
+}
+
+func (x *DiskUsageResponse) GetFreeBytes() int64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
+}
+
+func (x *DiskUsageResponse) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+// DiskUse is what one thing takes on the host.
+type DiskUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "vm", "image", "kernel", "template", "spare" (a copy of a template that waits, or
+	// what is left of a VM), or "cache" (what can be made again).
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Storage that is allocated, in bytes; blocks that clones share count in each.
+	Bytes int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// What a prune of its kind would remove: a VM that does not run, a template that
+	// is out of date, any cache.
+	Reclaimable   bool `protobuf:"varint,4,opt,name=reclaimable,proto3" json:"reclaimable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskUse) Reset() {
+	*x = DiskUse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskUse) ProtoMessage() {}
+
+func (x *DiskUse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskUse.ProtoReflect.Descriptor instead.
+func (*DiskUse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *DiskUse) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DiskUse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DiskUse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *DiskUse) GetReclaimable() bool {
+	if x != nil {
+		return x.Reclaimable
+	}
+	return false
+}
+
 // ErrorDetail rides on every error of this contract.
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3373,7 +3967,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_banger_v1_banger_proto_msgTypes[48]
+	mi := &file_banger_v1_banger_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3385,7 +3979,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[48]
+	mi := &file_banger_v1_banger_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3398,7 +3992,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{48}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -3544,6 +4138,32 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\n" +
 	"timeout_ms\x18\x02 \x01(\x03R\ttimeoutMs\"/\n" +
 	"\x0eStopVMResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"9\n" +
+	"\rKillVMRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
+	"\x06signal\x18\x02 \x01(\x05R\x06signal\"/\n" +
+	"\x0eKillVMResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"\"\n" +
+	"\x0ePauseVMRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"0\n" +
+	"\x0fPauseVMResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"#\n" +
+	"\x0fResumeVMRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"1\n" +
+	"\x10ResumeVMResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"\xca\x01\n" +
+	"\fSetVMRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04vcpu\x18\x03 \x01(\x05R\x04vcpu\x12\x1d\n" +
+	"\n" +
+	"memory_mib\x18\x04 \x01(\x03R\tmemoryMib\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\x05 \x01(\x03R\tdiskBytes\x12#\n" +
+	"\roverlay_bytes\x18\x06 \x01(\x03R\foverlayBytes\x12\x15\n" +
+	"\x03nat\x18\a \x01(\bH\x00R\x03nat\x88\x01\x01B\x06\n" +
+	"\x04_nat\".\n" +
+	"\rSetVMResponse\x12\x1d\n" +
 	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"Y\n" +
 	"\x0fDeleteVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x14\n" +
@@ -3559,11 +4179,12 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\fGetVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\".\n" +
 	"\rGetVMResponse\x12\x1d\n" +
-	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"@\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"c\n" +
 	"\rLinkVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x1d\n" +
 	"\n" +
-	"timeout_ms\x18\x02 \x01(\x03R\ttimeoutMs\"P\n" +
+	"timeout_ms\x18\x02 \x01(\x03R\ttimeoutMs\x12!\n" +
+	"\fwhile_paused\x18\x03 \x01(\bR\vwhilePaused\"P\n" +
 	"\x0eLinkVMResponse\x12\x1d\n" +
 	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\x12\x1f\n" +
 	"\vlink_socket\x18\x02 \x01(\tR\n" +
@@ -3705,19 +4326,35 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x15SuggestPolicyResponse\x12)\n" +
 	"\x06policy\x18\x01 \x01(\v2\x11.banger.v1.PolicyR\x06policy\x12\x14\n" +
 	"\x05allow\x18\x02 \x03(\tR\x05allow\x12\x14\n" +
-	"\x05lines\x18\x03 \x01(\x03R\x05lines\"\x86\x01\n" +
+	"\x05lines\x18\x03 \x01(\x03R\x05lines\"\x12\n" +
+	"\x10DiskUsageRequest\"{\n" +
+	"\x11DiskUsageResponse\x12&\n" +
+	"\x04uses\x18\x01 \x03(\v2\x12.banger.v1.DiskUseR\x04uses\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18\x02 \x01(\x03R\tfreeBytes\x12\x1f\n" +
+	"\vtotal_bytes\x18\x03 \x01(\x03R\n" +
+	"totalBytes\"i\n" +
+	"\aDiskUse\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12 \n" +
+	"\vreclaimable\x18\x04 \x01(\bR\vreclaimable\"\x86\x01\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04hint\x18\x02 \x01(\tR\x04hint\x12!\n" +
 	"\fconsole_tail\x18\x03 \x01(\tR\vconsoleTail\x12\x13\n" +
 	"\x05vm_id\x18\x04 \x01(\tR\x04vmId\x12\x17\n" +
-	"\avm_name\x18\x05 \x01(\tR\x06vmName2\x90\v\n" +
+	"\avm_name\x18\x05 \x01(\tR\x06vmName2\xda\r\n" +
 	"\x06Banger\x12=\n" +
 	"\x06Status\x12\x18.banger.v1.StatusRequest\x1a\x19.banger.v1.StatusResponse\x12C\n" +
 	"\bShutdown\x12\x1a.banger.v1.ShutdownRequest\x1a\x1b.banger.v1.ShutdownResponse\x12?\n" +
 	"\bCreateVM\x12\x1a.banger.v1.CreateVMRequest\x1a\x15.banger.v1.VMProgress0\x01\x12=\n" +
 	"\aStartVM\x12\x19.banger.v1.StartVMRequest\x1a\x15.banger.v1.VMProgress0\x01\x12=\n" +
-	"\x06StopVM\x12\x18.banger.v1.StopVMRequest\x1a\x19.banger.v1.StopVMResponse\x12C\n" +
+	"\x06StopVM\x12\x18.banger.v1.StopVMRequest\x1a\x19.banger.v1.StopVMResponse\x12=\n" +
+	"\x06KillVM\x12\x18.banger.v1.KillVMRequest\x1a\x19.banger.v1.KillVMResponse\x12@\n" +
+	"\aPauseVM\x12\x19.banger.v1.PauseVMRequest\x1a\x1a.banger.v1.PauseVMResponse\x12C\n" +
+	"\bResumeVM\x12\x1a.banger.v1.ResumeVMRequest\x1a\x1b.banger.v1.ResumeVMResponse\x12:\n" +
+	"\x05SetVM\x12\x17.banger.v1.SetVMRequest\x1a\x18.banger.v1.SetVMResponse\x12C\n" +
 	"\bDeleteVM\x12\x1a.banger.v1.DeleteVMRequest\x1a\x1b.banger.v1.DeleteVMResponse\x12@\n" +
 	"\aListVMs\x12\x19.banger.v1.ListVMsRequest\x1a\x1a.banger.v1.ListVMsResponse\x12:\n" +
 	"\x05GetVM\x12\x17.banger.v1.GetVMRequest\x1a\x18.banger.v1.GetVMResponse\x12=\n" +
@@ -3727,7 +4364,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"ListImages\x12\x1c.banger.v1.ListImagesRequest\x1a\x1d.banger.v1.ListImagesResponse\x12H\n" +
 	"\tWarmImage\x12\x1b.banger.v1.WarmImageRequest\x1a\x1c.banger.v1.WarmImageResponse0\x01\x12R\n" +
 	"\rListTemplates\x12\x1f.banger.v1.ListTemplatesRequest\x1a .banger.v1.ListTemplatesResponse\x12U\n" +
-	"\x0ePruneTemplates\x12 .banger.v1.PruneTemplatesRequest\x1a!.banger.v1.PruneTemplatesResponse\x12L\n" +
+	"\x0ePruneTemplates\x12 .banger.v1.PruneTemplatesRequest\x1a!.banger.v1.PruneTemplatesResponse\x12F\n" +
+	"\tDiskUsage\x12\x1b.banger.v1.DiskUsageRequest\x1a\x1c.banger.v1.DiskUsageResponse\x12L\n" +
 	"\vListKernels\x12\x1d.banger.v1.ListKernelsRequest\x1a\x1e.banger.v1.ListKernelsResponse\x12F\n" +
 	"\tListPorts\x12\x1b.banger.v1.ListPortsRequest\x1a\x1c.banger.v1.ListPortsResponse\x12F\n" +
 	"\tGetPolicy\x12\x1b.banger.v1.GetPolicyRequest\x1a\x1c.banger.v1.GetPolicyResponse\x12F\n" +
@@ -3747,7 +4385,7 @@ func file_banger_v1_banger_proto_rawDescGZIP() []byte {
 	return file_banger_v1_banger_proto_rawDescData
 }
 
-var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_banger_v1_banger_proto_goTypes = []any{
 	(*Build)(nil),                  // 0: banger.v1.Build
 	(*StatusRequest)(nil),          // 1: banger.v1.StatusRequest
@@ -3761,117 +4399,143 @@ var file_banger_v1_banger_proto_goTypes = []any{
 	(*StartVMRequest)(nil),         // 9: banger.v1.StartVMRequest
 	(*StopVMRequest)(nil),          // 10: banger.v1.StopVMRequest
 	(*StopVMResponse)(nil),         // 11: banger.v1.StopVMResponse
-	(*DeleteVMRequest)(nil),        // 12: banger.v1.DeleteVMRequest
-	(*DeleteVMResponse)(nil),       // 13: banger.v1.DeleteVMResponse
-	(*ListVMsRequest)(nil),         // 14: banger.v1.ListVMsRequest
-	(*ListVMsResponse)(nil),        // 15: banger.v1.ListVMsResponse
-	(*GetVMRequest)(nil),           // 16: banger.v1.GetVMRequest
-	(*GetVMResponse)(nil),          // 17: banger.v1.GetVMResponse
-	(*LinkVMRequest)(nil),          // 18: banger.v1.LinkVMRequest
-	(*LinkVMResponse)(nil),         // 19: banger.v1.LinkVMResponse
-	(*LeaseRequest)(nil),           // 20: banger.v1.LeaseRequest
-	(*LeaseEvent)(nil),             // 21: banger.v1.LeaseEvent
-	(*Image)(nil),                  // 22: banger.v1.Image
-	(*ListImagesRequest)(nil),      // 23: banger.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),     // 24: banger.v1.ListImagesResponse
-	(*Kernel)(nil),                 // 25: banger.v1.Kernel
-	(*ListKernelsRequest)(nil),     // 26: banger.v1.ListKernelsRequest
-	(*ListKernelsResponse)(nil),    // 27: banger.v1.ListKernelsResponse
-	(*Template)(nil),               // 28: banger.v1.Template
-	(*WarmImageRequest)(nil),       // 29: banger.v1.WarmImageRequest
-	(*WarmImageResponse)(nil),      // 30: banger.v1.WarmImageResponse
-	(*ListTemplatesRequest)(nil),   // 31: banger.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),  // 32: banger.v1.ListTemplatesResponse
-	(*PruneTemplatesRequest)(nil),  // 33: banger.v1.PruneTemplatesRequest
-	(*PruneTemplatesResponse)(nil), // 34: banger.v1.PruneTemplatesResponse
-	(*Publish)(nil),                // 35: banger.v1.Publish
-	(*ListPortsRequest)(nil),       // 36: banger.v1.ListPortsRequest
-	(*ListPortsResponse)(nil),      // 37: banger.v1.ListPortsResponse
-	(*Port)(nil),                   // 38: banger.v1.Port
-	(*Policy)(nil),                 // 39: banger.v1.Policy
-	(*GetPolicyRequest)(nil),       // 40: banger.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),      // 41: banger.v1.GetPolicyResponse
-	(*SetPolicyRequest)(nil),       // 42: banger.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),      // 43: banger.v1.SetPolicyResponse
-	(*CheckPolicyRequest)(nil),     // 44: banger.v1.CheckPolicyRequest
-	(*CheckPolicyResponse)(nil),    // 45: banger.v1.CheckPolicyResponse
-	(*SuggestPolicyRequest)(nil),   // 46: banger.v1.SuggestPolicyRequest
-	(*SuggestPolicyResponse)(nil),  // 47: banger.v1.SuggestPolicyResponse
-	(*ErrorDetail)(nil),            // 48: banger.v1.ErrorDetail
-	nil,                            // 49: banger.v1.GetPolicyResponse.RefusedEntry
+	(*KillVMRequest)(nil),          // 12: banger.v1.KillVMRequest
+	(*KillVMResponse)(nil),         // 13: banger.v1.KillVMResponse
+	(*PauseVMRequest)(nil),         // 14: banger.v1.PauseVMRequest
+	(*PauseVMResponse)(nil),        // 15: banger.v1.PauseVMResponse
+	(*ResumeVMRequest)(nil),        // 16: banger.v1.ResumeVMRequest
+	(*ResumeVMResponse)(nil),       // 17: banger.v1.ResumeVMResponse
+	(*SetVMRequest)(nil),           // 18: banger.v1.SetVMRequest
+	(*SetVMResponse)(nil),          // 19: banger.v1.SetVMResponse
+	(*DeleteVMRequest)(nil),        // 20: banger.v1.DeleteVMRequest
+	(*DeleteVMResponse)(nil),       // 21: banger.v1.DeleteVMResponse
+	(*ListVMsRequest)(nil),         // 22: banger.v1.ListVMsRequest
+	(*ListVMsResponse)(nil),        // 23: banger.v1.ListVMsResponse
+	(*GetVMRequest)(nil),           // 24: banger.v1.GetVMRequest
+	(*GetVMResponse)(nil),          // 25: banger.v1.GetVMResponse
+	(*LinkVMRequest)(nil),          // 26: banger.v1.LinkVMRequest
+	(*LinkVMResponse)(nil),         // 27: banger.v1.LinkVMResponse
+	(*LeaseRequest)(nil),           // 28: banger.v1.LeaseRequest
+	(*LeaseEvent)(nil),             // 29: banger.v1.LeaseEvent
+	(*Image)(nil),                  // 30: banger.v1.Image
+	(*ListImagesRequest)(nil),      // 31: banger.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),     // 32: banger.v1.ListImagesResponse
+	(*Kernel)(nil),                 // 33: banger.v1.Kernel
+	(*ListKernelsRequest)(nil),     // 34: banger.v1.ListKernelsRequest
+	(*ListKernelsResponse)(nil),    // 35: banger.v1.ListKernelsResponse
+	(*Template)(nil),               // 36: banger.v1.Template
+	(*WarmImageRequest)(nil),       // 37: banger.v1.WarmImageRequest
+	(*WarmImageResponse)(nil),      // 38: banger.v1.WarmImageResponse
+	(*ListTemplatesRequest)(nil),   // 39: banger.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),  // 40: banger.v1.ListTemplatesResponse
+	(*PruneTemplatesRequest)(nil),  // 41: banger.v1.PruneTemplatesRequest
+	(*PruneTemplatesResponse)(nil), // 42: banger.v1.PruneTemplatesResponse
+	(*Publish)(nil),                // 43: banger.v1.Publish
+	(*ListPortsRequest)(nil),       // 44: banger.v1.ListPortsRequest
+	(*ListPortsResponse)(nil),      // 45: banger.v1.ListPortsResponse
+	(*Port)(nil),                   // 46: banger.v1.Port
+	(*Policy)(nil),                 // 47: banger.v1.Policy
+	(*GetPolicyRequest)(nil),       // 48: banger.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),      // 49: banger.v1.GetPolicyResponse
+	(*SetPolicyRequest)(nil),       // 50: banger.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),      // 51: banger.v1.SetPolicyResponse
+	(*CheckPolicyRequest)(nil),     // 52: banger.v1.CheckPolicyRequest
+	(*CheckPolicyResponse)(nil),    // 53: banger.v1.CheckPolicyResponse
+	(*SuggestPolicyRequest)(nil),   // 54: banger.v1.SuggestPolicyRequest
+	(*SuggestPolicyResponse)(nil),  // 55: banger.v1.SuggestPolicyResponse
+	(*DiskUsageRequest)(nil),       // 56: banger.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),      // 57: banger.v1.DiskUsageResponse
+	(*DiskUse)(nil),                // 58: banger.v1.DiskUse
+	(*ErrorDetail)(nil),            // 59: banger.v1.ErrorDetail
+	nil,                            // 60: banger.v1.GetPolicyResponse.RefusedEntry
 }
 var file_banger_v1_banger_proto_depIdxs = []int32{
 	0,  // 0: banger.v1.StatusResponse.build:type_name -> banger.v1.Build
-	35, // 1: banger.v1.VM.publish:type_name -> banger.v1.Publish
+	43, // 1: banger.v1.VM.publish:type_name -> banger.v1.Publish
 	6,  // 2: banger.v1.VMProgress.progress:type_name -> banger.v1.Progress
 	5,  // 3: banger.v1.VMProgress.spec:type_name -> banger.v1.VM
 	5,  // 4: banger.v1.VMProgress.vm:type_name -> banger.v1.VM
-	35, // 5: banger.v1.CreateVMRequest.publish:type_name -> banger.v1.Publish
-	39, // 6: banger.v1.CreateVMRequest.policy:type_name -> banger.v1.Policy
+	43, // 5: banger.v1.CreateVMRequest.publish:type_name -> banger.v1.Publish
+	47, // 6: banger.v1.CreateVMRequest.policy:type_name -> banger.v1.Policy
 	5,  // 7: banger.v1.StopVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 8: banger.v1.ListVMsResponse.vms:type_name -> banger.v1.VM
-	5,  // 9: banger.v1.GetVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 10: banger.v1.LinkVMResponse.vm:type_name -> banger.v1.VM
-	22, // 11: banger.v1.ListImagesResponse.images:type_name -> banger.v1.Image
-	25, // 12: banger.v1.ListKernelsResponse.kernels:type_name -> banger.v1.Kernel
-	6,  // 13: banger.v1.WarmImageResponse.progress:type_name -> banger.v1.Progress
-	28, // 14: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
-	28, // 15: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
-	28, // 16: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
-	5,  // 17: banger.v1.ListPortsResponse.vm:type_name -> banger.v1.VM
-	38, // 18: banger.v1.ListPortsResponse.ports:type_name -> banger.v1.Port
-	5,  // 19: banger.v1.GetPolicyResponse.vm:type_name -> banger.v1.VM
-	39, // 20: banger.v1.GetPolicyResponse.policy:type_name -> banger.v1.Policy
-	49, // 21: banger.v1.GetPolicyResponse.refused:type_name -> banger.v1.GetPolicyResponse.RefusedEntry
-	39, // 22: banger.v1.SetPolicyRequest.policy:type_name -> banger.v1.Policy
-	5,  // 23: banger.v1.SetPolicyResponse.vm:type_name -> banger.v1.VM
-	39, // 24: banger.v1.SetPolicyResponse.policy:type_name -> banger.v1.Policy
-	39, // 25: banger.v1.SuggestPolicyResponse.policy:type_name -> banger.v1.Policy
-	1,  // 26: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
-	3,  // 27: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
-	8,  // 28: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
-	9,  // 29: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
-	10, // 30: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
-	12, // 31: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
-	14, // 32: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
-	16, // 33: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
-	18, // 34: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
-	20, // 35: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
-	23, // 36: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
-	29, // 37: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
-	31, // 38: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
-	33, // 39: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
-	26, // 40: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
-	36, // 41: banger.v1.Banger.ListPorts:input_type -> banger.v1.ListPortsRequest
-	40, // 42: banger.v1.Banger.GetPolicy:input_type -> banger.v1.GetPolicyRequest
-	42, // 43: banger.v1.Banger.SetPolicy:input_type -> banger.v1.SetPolicyRequest
-	44, // 44: banger.v1.Banger.CheckPolicy:input_type -> banger.v1.CheckPolicyRequest
-	46, // 45: banger.v1.Banger.SuggestPolicy:input_type -> banger.v1.SuggestPolicyRequest
-	2,  // 46: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
-	4,  // 47: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
-	7,  // 48: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
-	7,  // 49: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
-	11, // 50: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
-	13, // 51: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
-	15, // 52: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
-	17, // 53: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
-	19, // 54: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
-	21, // 55: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
-	24, // 56: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
-	30, // 57: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
-	32, // 58: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
-	34, // 59: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
-	27, // 60: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
-	37, // 61: banger.v1.Banger.ListPorts:output_type -> banger.v1.ListPortsResponse
-	41, // 62: banger.v1.Banger.GetPolicy:output_type -> banger.v1.GetPolicyResponse
-	43, // 63: banger.v1.Banger.SetPolicy:output_type -> banger.v1.SetPolicyResponse
-	45, // 64: banger.v1.Banger.CheckPolicy:output_type -> banger.v1.CheckPolicyResponse
-	47, // 65: banger.v1.Banger.SuggestPolicy:output_type -> banger.v1.SuggestPolicyResponse
-	46, // [46:66] is the sub-list for method output_type
-	26, // [26:46] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	5,  // 8: banger.v1.KillVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 9: banger.v1.PauseVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 10: banger.v1.ResumeVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 11: banger.v1.SetVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 12: banger.v1.ListVMsResponse.vms:type_name -> banger.v1.VM
+	5,  // 13: banger.v1.GetVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 14: banger.v1.LinkVMResponse.vm:type_name -> banger.v1.VM
+	30, // 15: banger.v1.ListImagesResponse.images:type_name -> banger.v1.Image
+	33, // 16: banger.v1.ListKernelsResponse.kernels:type_name -> banger.v1.Kernel
+	6,  // 17: banger.v1.WarmImageResponse.progress:type_name -> banger.v1.Progress
+	36, // 18: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
+	36, // 19: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
+	36, // 20: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
+	5,  // 21: banger.v1.ListPortsResponse.vm:type_name -> banger.v1.VM
+	46, // 22: banger.v1.ListPortsResponse.ports:type_name -> banger.v1.Port
+	5,  // 23: banger.v1.GetPolicyResponse.vm:type_name -> banger.v1.VM
+	47, // 24: banger.v1.GetPolicyResponse.policy:type_name -> banger.v1.Policy
+	60, // 25: banger.v1.GetPolicyResponse.refused:type_name -> banger.v1.GetPolicyResponse.RefusedEntry
+	47, // 26: banger.v1.SetPolicyRequest.policy:type_name -> banger.v1.Policy
+	5,  // 27: banger.v1.SetPolicyResponse.vm:type_name -> banger.v1.VM
+	47, // 28: banger.v1.SetPolicyResponse.policy:type_name -> banger.v1.Policy
+	47, // 29: banger.v1.SuggestPolicyResponse.policy:type_name -> banger.v1.Policy
+	58, // 30: banger.v1.DiskUsageResponse.uses:type_name -> banger.v1.DiskUse
+	1,  // 31: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
+	3,  // 32: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
+	8,  // 33: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
+	9,  // 34: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
+	10, // 35: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
+	12, // 36: banger.v1.Banger.KillVM:input_type -> banger.v1.KillVMRequest
+	14, // 37: banger.v1.Banger.PauseVM:input_type -> banger.v1.PauseVMRequest
+	16, // 38: banger.v1.Banger.ResumeVM:input_type -> banger.v1.ResumeVMRequest
+	18, // 39: banger.v1.Banger.SetVM:input_type -> banger.v1.SetVMRequest
+	20, // 40: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
+	22, // 41: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
+	24, // 42: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
+	26, // 43: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
+	28, // 44: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
+	31, // 45: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
+	37, // 46: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
+	39, // 47: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
+	41, // 48: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
+	56, // 49: banger.v1.Banger.DiskUsage:input_type -> banger.v1.DiskUsageRequest
+	34, // 50: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
+	44, // 51: banger.v1.Banger.ListPorts:input_type -> banger.v1.ListPortsRequest
+	48, // 52: banger.v1.Banger.GetPolicy:input_type -> banger.v1.GetPolicyRequest
+	50, // 53: banger.v1.Banger.SetPolicy:input_type -> banger.v1.SetPolicyRequest
+	52, // 54: banger.v1.Banger.CheckPolicy:input_type -> banger.v1.CheckPolicyRequest
+	54, // 55: banger.v1.Banger.SuggestPolicy:input_type -> banger.v1.SuggestPolicyRequest
+	2,  // 56: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
+	4,  // 57: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
+	7,  // 58: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
+	7,  // 59: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
+	11, // 60: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
+	13, // 61: banger.v1.Banger.KillVM:output_type -> banger.v1.KillVMResponse
+	15, // 62: banger.v1.Banger.PauseVM:output_type -> banger.v1.PauseVMResponse
+	17, // 63: banger.v1.Banger.ResumeVM:output_type -> banger.v1.ResumeVMResponse
+	19, // 64: banger.v1.Banger.SetVM:output_type -> banger.v1.SetVMResponse
+	21, // 65: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
+	23, // 66: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
+	25, // 67: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
+	27, // 68: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
+	29, // 69: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
+	32, // 70: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
+	38, // 71: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
+	40, // 72: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
+	42, // 73: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
+	57, // 74: banger.v1.Banger.DiskUsage:output_type -> banger.v1.DiskUsageResponse
+	35, // 75: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
+	45, // 76: banger.v1.Banger.ListPorts:output_type -> banger.v1.ListPortsResponse
+	49, // 77: banger.v1.Banger.GetPolicy:output_type -> banger.v1.GetPolicyResponse
+	51, // 78: banger.v1.Banger.SetPolicy:output_type -> banger.v1.SetPolicyResponse
+	53, // 79: banger.v1.Banger.CheckPolicy:output_type -> banger.v1.CheckPolicyResponse
+	55, // 80: banger.v1.Banger.SuggestPolicy:output_type -> banger.v1.SuggestPolicyResponse
+	56, // [56:81] is the sub-list for method output_type
+	31, // [31:56] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_banger_v1_banger_proto_init() }
@@ -3885,18 +4549,19 @@ func file_banger_v1_banger_proto_init() {
 		(*VMProgress_Vm)(nil),
 	}
 	file_banger_v1_banger_proto_msgTypes[8].OneofWrappers = []any{}
-	file_banger_v1_banger_proto_msgTypes[30].OneofWrappers = []any{
+	file_banger_v1_banger_proto_msgTypes[18].OneofWrappers = []any{}
+	file_banger_v1_banger_proto_msgTypes[38].OneofWrappers = []any{
 		(*WarmImageResponse_Progress)(nil),
 		(*WarmImageResponse_Template)(nil),
 	}
-	file_banger_v1_banger_proto_msgTypes[42].OneofWrappers = []any{}
+	file_banger_v1_banger_proto_msgTypes[50].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_v1_banger_proto_rawDesc), len(file_banger_v1_banger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   50,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

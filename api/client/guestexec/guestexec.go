@@ -18,6 +18,7 @@ import (
 
 	banger "github.com/banger-dev/banger"
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
+	"github.com/banger-dev/banger/api/stream"
 	"github.com/banger-dev/banger/internal/trace"
 )
 
@@ -28,6 +29,9 @@ type Size struct{ Rows, Cols int }
 type Command struct {
 	// Argv is the program and its arguments; empty with Shell.
 	Argv []string
+	// Builtin is a program of the guest's agent, which Argv are the arguments of;
+	// empty: Argv is a command.
+	Builtin string
 	// Env holds K=V, added to the environment of a login.
 	Env []string
 	// Dir is the working directory; empty: the user's home.
@@ -64,7 +68,8 @@ type Exit struct{ Code, Signal int }
 // Dial connects to the exec port of the guest. It is called again when the link
 // breaks, and then waits for a successor of a crashed supervisor by itself. A
 // *banger.Error with code not_found or wrong_state says that the VM is gone, so
-// that trying again is no use.
+// that trying again is no use; stream.ErrPaused that the guest stands still, and the
+// time of Rejoin with it.
 type Dial func(ctx context.Context) (net.Conn, error)
 
 // StartError is what the agent says of a process that never ran, or is gone.
@@ -235,9 +240,20 @@ func (r *run) loop(ctx context.Context, dial Dial) (Exit, error) {
 // moved counts the bytes that have passed, in and out.
 func (r *run) moved() uint64 { return r.in.acknowledged() + r.out.count() }
 
-// redial connects again after the link broke, for as long as the agent keeps
-// the process.
+// redial connects again after the link broke. The time for that does not run while
+// the guest is paused, as its own does not.
 func (r *run) redial(ctx context.Context, dial Dial, cause error) (net.Conn, error) {
+	for {
+		conn, err := r.redialAwake(ctx, dial, cause)
+		if !errors.Is(err, stream.ErrPaused) {
+			return conn, err
+		}
+	}
+}
+
+// redialAwake tries for as long as the agent keeps the process, or until it learns
+// that the guest is paused.
+func (r *run) redialAwake(ctx context.Context, dial Dial, cause error) (net.Conn, error) {
 	limited, cancel := context.WithTimeout(ctx, r.cmd.Rejoin)
 	defer cancel()
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
@@ -246,6 +262,9 @@ func (r *run) redial(ctx context.Context, dial Dial, cause error) (net.Conn, err
 			return conn, nil
 		}
 		if code := bangerCode(err); code == banger.CodeNotFound || code == banger.CodeWrongState {
+			return nil, err
+		}
+		if errors.Is(err, stream.ErrPaused) {
 			return nil, err
 		}
 		timer := time.NewTimer(wait)
@@ -278,6 +297,7 @@ func (r *run) start() *agentv1.ExecStart {
 		Id: r.id[:], Argv: c.Argv, Env: c.Env, Cwd: c.Dir, User: c.User,
 		Tty: c.TTY, Shell: c.Shell, Stdin: c.Stdin != nil,
 		Received: r.out.count(), JoinOnly: r.joined, Trace: r.times.recorder != nil,
+		Builtin: c.Builtin,
 	}
 	if size := r.ctl.size(c.Size); c.TTY {
 		msg.Size = &agentv1.WindowSize{Rows: uint32(size.Rows), Cols: uint32(size.Cols)}

@@ -487,7 +487,7 @@ type StatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// "starting", "spare" (the guest stands still and waits for Claim), "running",
-	// "stopping", "stopped".
+	// "paused", "stopping", "stopped".
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// Highest readiness: "", "agent", "system".
 	Ready       string   `protobuf:"bytes,3,opt,name=ready,proto3" json:"ready,omitempty"`
@@ -834,6 +834,717 @@ func (*KillResponse) Descriptor() ([]byte, []int) {
 	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{9}
 }
 
+type SignalRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signal        int32                  `protobuf:"varint,1,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalRequest) Reset() {
+	*x = SignalRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalRequest) ProtoMessage() {}
+
+func (x *SignalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
+func (*SignalRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SignalRequest) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+type SignalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalResponse) Reset() {
+	*x = SignalResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalResponse) ProtoMessage() {}
+
+func (x *SignalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
+func (*SignalResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{11}
+}
+
+type PauseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseRequest) Reset() {
+	*x = PauseRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseRequest) ProtoMessage() {}
+
+func (x *PauseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
+func (*PauseRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{12}
+}
+
+type PauseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseResponse) Reset() {
+	*x = PauseResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseResponse) ProtoMessage() {}
+
+func (x *PauseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
+func (*PauseResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{13}
+}
+
+type ResumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeRequest) Reset() {
+	*x = ResumeRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeRequest) ProtoMessage() {}
+
+func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
+func (*ResumeRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{14}
+}
+
+type ResumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeResponse) Reset() {
+	*x = ResumeResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeResponse) ProtoMessage() {}
+
+func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
+func (*ResumeResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{15}
+}
+
+type GrowRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "overlay" or "work".
+	Disk          string `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	Bytes         int64  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrowRequest) Reset() {
+	*x = GrowRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrowRequest) ProtoMessage() {}
+
+func (x *GrowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrowRequest.ProtoReflect.Descriptor instead.
+func (*GrowRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *GrowRequest) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *GrowRequest) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type GrowResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrowResponse) Reset() {
+	*x = GrowResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrowResponse) ProtoMessage() {}
+
+func (x *GrowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrowResponse.ProtoReflect.Descriptor instead.
+func (*GrowResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{17}
+}
+
+type HealthRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthRequest) Reset() {
+	*x = HealthRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthRequest) ProtoMessage() {}
+
+func (x *HealthRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
+func (*HealthRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{18}
+}
+
+type HealthResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	LatencyUs int64                  `protobuf:"varint,1,opt,name=latency_us,json=latencyUs,proto3" json:"latency_us,omitempty"`
+	// What the guest says of itself: untrusted.
+	Build         string `protobuf:"bytes,2,opt,name=build,proto3" json:"build,omitempty"`
+	Kernel        string `protobuf:"bytes,3,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Init          string `protobuf:"bytes,4,opt,name=init,proto3" json:"init,omitempty"`
+	Ready         string `protobuf:"bytes,5,opt,name=ready,proto3" json:"ready,omitempty"`
+	BootId        string `protobuf:"bytes,6,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	UptimeMs      int64  `protobuf:"varint,7,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthResponse) Reset() {
+	*x = HealthResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthResponse) ProtoMessage() {}
+
+func (x *HealthResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
+func (*HealthResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *HealthResponse) GetLatencyUs() int64 {
+	if x != nil {
+		return x.LatencyUs
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetBuild() string {
+	if x != nil {
+		return x.Build
+	}
+	return ""
+}
+
+func (x *HealthResponse) GetKernel() string {
+	if x != nil {
+		return x.Kernel
+	}
+	return ""
+}
+
+func (x *HealthResponse) GetInit() string {
+	if x != nil {
+		return x.Init
+	}
+	return ""
+}
+
+func (x *HealthResponse) GetReady() string {
+	if x != nil {
+		return x.Ready
+	}
+	return ""
+}
+
+func (x *HealthResponse) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+func (x *HealthResponse) GetUptimeMs() int64 {
+	if x != nil {
+		return x.UptimeMs
+	}
+	return 0
+}
+
+type StatsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsRequest) Reset() {
+	*x = StatsRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsRequest) ProtoMessage() {}
+
+func (x *StatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
+func (*StatsRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{20}
+}
+
+type StatsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When this was, in nanoseconds of the host's CLOCK_MONOTONIC.
+	TakenNs int64 `protobuf:"varint,1,opt,name=taken_ns,json=takenNs,proto3" json:"taken_ns,omitempty"`
+	// Processor time of the VMM and of the supervisor since they began, in ms.
+	VmmCpuMs        int64 `protobuf:"varint,2,opt,name=vmm_cpu_ms,json=vmmCpuMs,proto3" json:"vmm_cpu_ms,omitempty"`
+	SupervisorCpuMs int64 `protobuf:"varint,3,opt,name=supervisor_cpu_ms,json=supervisorCpuMs,proto3" json:"supervisor_cpu_ms,omitempty"`
+	// Memory of each that is resident on the host, in bytes; what it shares counts in
+	// full.
+	VmmMemoryBytes        int64 `protobuf:"varint,4,opt,name=vmm_memory_bytes,json=vmmMemoryBytes,proto3" json:"vmm_memory_bytes,omitempty"`
+	SupervisorMemoryBytes int64 `protobuf:"varint,5,opt,name=supervisor_memory_bytes,json=supervisorMemoryBytes,proto3" json:"supervisor_memory_bytes,omitempty"`
+	// Storage of both disks that is allocated on the host, in bytes.
+	DiskBytes int64 `protobuf:"varint,6,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	// Ethernet frames to and from the guest since the supervisor began, in bytes.
+	NetworkInBytes  uint64 `protobuf:"varint,7,opt,name=network_in_bytes,json=networkInBytes,proto3" json:"network_in_bytes,omitempty"`
+	NetworkOutBytes uint64 `protobuf:"varint,8,opt,name=network_out_bytes,json=networkOutBytes,proto3" json:"network_out_bytes,omitempty"`
+	Flows           int64  `protobuf:"varint,9,opt,name=flows,proto3" json:"flows,omitempty"`
+	// What the guest says of itself: untrusted. Unset if it did not answer, and why.
+	Guest         *GuestUsage `protobuf:"bytes,10,opt,name=guest,proto3" json:"guest,omitempty"`
+	GuestError    string      `protobuf:"bytes,11,opt,name=guest_error,json=guestError,proto3" json:"guest_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsResponse) Reset() {
+	*x = StatsResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsResponse) ProtoMessage() {}
+
+func (x *StatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
+func (*StatsResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *StatsResponse) GetTakenNs() int64 {
+	if x != nil {
+		return x.TakenNs
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetVmmCpuMs() int64 {
+	if x != nil {
+		return x.VmmCpuMs
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetSupervisorCpuMs() int64 {
+	if x != nil {
+		return x.SupervisorCpuMs
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetVmmMemoryBytes() int64 {
+	if x != nil {
+		return x.VmmMemoryBytes
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetSupervisorMemoryBytes() int64 {
+	if x != nil {
+		return x.SupervisorMemoryBytes
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetDiskBytes() int64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetNetworkInBytes() uint64 {
+	if x != nil {
+		return x.NetworkInBytes
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetNetworkOutBytes() uint64 {
+	if x != nil {
+		return x.NetworkOutBytes
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetFlows() int64 {
+	if x != nil {
+		return x.Flows
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetGuest() *GuestUsage {
+	if x != nil {
+		return x.Guest
+	}
+	return nil
+}
+
+func (x *StatsResponse) GetGuestError() string {
+	if x != nil {
+		return x.GuestError
+	}
+	return ""
+}
+
+type GuestUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Time that its processors were busy since it booted, in ms.
+	CpuMs                int64 `protobuf:"varint,1,opt,name=cpu_ms,json=cpuMs,proto3" json:"cpu_ms,omitempty"`
+	MemoryTotalBytes     int64 `protobuf:"varint,2,opt,name=memory_total_bytes,json=memoryTotalBytes,proto3" json:"memory_total_bytes,omitempty"`
+	MemoryAvailableBytes int64 `protobuf:"varint,3,opt,name=memory_available_bytes,json=memoryAvailableBytes,proto3" json:"memory_available_bytes,omitempty"`
+	Processes            int64 `protobuf:"varint,4,opt,name=processes,proto3" json:"processes,omitempty"`
+	// File systems of the work disk (/root) and of the overlay (/), in bytes.
+	WorkUsedBytes     int64 `protobuf:"varint,5,opt,name=work_used_bytes,json=workUsedBytes,proto3" json:"work_used_bytes,omitempty"`
+	WorkTotalBytes    int64 `protobuf:"varint,6,opt,name=work_total_bytes,json=workTotalBytes,proto3" json:"work_total_bytes,omitempty"`
+	OverlayUsedBytes  int64 `protobuf:"varint,7,opt,name=overlay_used_bytes,json=overlayUsedBytes,proto3" json:"overlay_used_bytes,omitempty"`
+	OverlayTotalBytes int64 `protobuf:"varint,8,opt,name=overlay_total_bytes,json=overlayTotalBytes,proto3" json:"overlay_total_bytes,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *GuestUsage) Reset() {
+	*x = GuestUsage{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestUsage) ProtoMessage() {}
+
+func (x *GuestUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestUsage.ProtoReflect.Descriptor instead.
+func (*GuestUsage) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GuestUsage) GetCpuMs() int64 {
+	if x != nil {
+		return x.CpuMs
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetMemoryTotalBytes() int64 {
+	if x != nil {
+		return x.MemoryTotalBytes
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetMemoryAvailableBytes() int64 {
+	if x != nil {
+		return x.MemoryAvailableBytes
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetProcesses() int64 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetWorkUsedBytes() int64 {
+	if x != nil {
+		return x.WorkUsedBytes
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetWorkTotalBytes() int64 {
+	if x != nil {
+		return x.WorkTotalBytes
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetOverlayUsedBytes() int64 {
+	if x != nil {
+		return x.OverlayUsedBytes
+	}
+	return 0
+}
+
+func (x *GuestUsage) GetOverlayTotalBytes() int64 {
+	if x != nil {
+		return x.OverlayTotalBytes
+	}
+	return 0
+}
+
 type ClaimRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its machine is that of the spare: only who the VM is, and what it may reach,
@@ -848,7 +1559,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +1571,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +1584,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{10}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ClaimRequest) GetSpec() *Spec {
@@ -899,7 +1610,7 @@ type ClaimResponse struct {
 
 func (x *ClaimResponse) Reset() {
 	*x = ClaimResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1622,7 @@ func (x *ClaimResponse) String() string {
 func (*ClaimResponse) ProtoMessage() {}
 
 func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1635,7 @@ func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
 func (*ClaimResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{11}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ClaimResponse) GetStatus() *StatusResponse {
@@ -944,7 +1655,7 @@ type PortsRequest struct {
 
 func (x *PortsRequest) Reset() {
 	*x = PortsRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1667,7 @@ func (x *PortsRequest) String() string {
 func (*PortsRequest) ProtoMessage() {}
 
 func (x *PortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1680,7 @@ func (x *PortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortsRequest.ProtoReflect.Descriptor instead.
 func (*PortsRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{12}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PortsRequest) GetProbe() bool {
@@ -1003,7 +1714,7 @@ type PortsResponse struct {
 
 func (x *PortsResponse) Reset() {
 	*x = PortsResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +1726,7 @@ func (x *PortsResponse) String() string {
 func (*PortsResponse) ProtoMessage() {}
 
 func (x *PortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,7 +1739,7 @@ func (x *PortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortsResponse.ProtoReflect.Descriptor instead.
 func (*PortsResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{13}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PortsResponse) GetPorts() []*Port {
@@ -1092,7 +1803,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1104,7 +1815,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1117,7 +1828,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{14}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Port) GetPort() uint32 {
@@ -1201,7 +1912,7 @@ type SetPolicyRequest struct {
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1924,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1937,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{15}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetPolicyRequest) GetNat() bool {
@@ -1258,7 +1969,7 @@ type SetPolicyResponse struct {
 
 func (x *SetPolicyResponse) Reset() {
 	*x = SetPolicyResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[16]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1981,7 @@ func (x *SetPolicyResponse) String() string {
 func (*SetPolicyResponse) ProtoMessage() {}
 
 func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[16]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1994,7 @@ func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{16}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{29}
 }
 
 type RefusalsRequest struct {
@@ -1294,7 +2005,7 @@ type RefusalsRequest struct {
 
 func (x *RefusalsRequest) Reset() {
 	*x = RefusalsRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[17]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1306,7 +2017,7 @@ func (x *RefusalsRequest) String() string {
 func (*RefusalsRequest) ProtoMessage() {}
 
 func (x *RefusalsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[17]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1319,7 +2030,7 @@ func (x *RefusalsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusalsRequest.ProtoReflect.Descriptor instead.
 func (*RefusalsRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{17}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{30}
 }
 
 type RefusalsResponse struct {
@@ -1333,7 +2044,7 @@ type RefusalsResponse struct {
 
 func (x *RefusalsResponse) Reset() {
 	*x = RefusalsResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +2056,7 @@ func (x *RefusalsResponse) String() string {
 func (*RefusalsResponse) ProtoMessage() {}
 
 func (x *RefusalsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +2069,7 @@ func (x *RefusalsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusalsResponse.ProtoReflect.Descriptor instead.
 func (*RefusalsResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{18}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RefusalsResponse) GetRefused() map[string]uint64 {
@@ -1445,7 +2156,55 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\fStopResponse\x12\x14\n" +
 	"\x05clean\x18\x01 \x01(\bR\x05clean\"\r\n" +
 	"\vKillRequest\"\x0e\n" +
-	"\fKillResponse\"J\n" +
+	"\fKillResponse\"'\n" +
+	"\rSignalRequest\x12\x16\n" +
+	"\x06signal\x18\x01 \x01(\x05R\x06signal\"\x10\n" +
+	"\x0eSignalResponse\"\x0e\n" +
+	"\fPauseRequest\"\x0f\n" +
+	"\rPauseResponse\"\x0f\n" +
+	"\rResumeRequest\"\x10\n" +
+	"\x0eResumeResponse\"7\n" +
+	"\vGrowRequest\x12\x12\n" +
+	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"\x0e\n" +
+	"\fGrowResponse\"\x0f\n" +
+	"\rHealthRequest\"\xbd\x01\n" +
+	"\x0eHealthResponse\x12\x1d\n" +
+	"\n" +
+	"latency_us\x18\x01 \x01(\x03R\tlatencyUs\x12\x14\n" +
+	"\x05build\x18\x02 \x01(\tR\x05build\x12\x16\n" +
+	"\x06kernel\x18\x03 \x01(\tR\x06kernel\x12\x12\n" +
+	"\x04init\x18\x04 \x01(\tR\x04init\x12\x14\n" +
+	"\x05ready\x18\x05 \x01(\tR\x05ready\x12\x17\n" +
+	"\aboot_id\x18\x06 \x01(\tR\x06bootId\x12\x1b\n" +
+	"\tuptime_ms\x18\a \x01(\x03R\buptimeMs\"\x0e\n" +
+	"\fStatsRequest\"\xb2\x03\n" +
+	"\rStatsResponse\x12\x19\n" +
+	"\btaken_ns\x18\x01 \x01(\x03R\atakenNs\x12\x1c\n" +
+	"\n" +
+	"vmm_cpu_ms\x18\x02 \x01(\x03R\bvmmCpuMs\x12*\n" +
+	"\x11supervisor_cpu_ms\x18\x03 \x01(\x03R\x0fsupervisorCpuMs\x12(\n" +
+	"\x10vmm_memory_bytes\x18\x04 \x01(\x03R\x0evmmMemoryBytes\x126\n" +
+	"\x17supervisor_memory_bytes\x18\x05 \x01(\x03R\x15supervisorMemoryBytes\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\x06 \x01(\x03R\tdiskBytes\x12(\n" +
+	"\x10network_in_bytes\x18\a \x01(\x04R\x0enetworkInBytes\x12*\n" +
+	"\x11network_out_bytes\x18\b \x01(\x04R\x0fnetworkOutBytes\x12\x14\n" +
+	"\x05flows\x18\t \x01(\x03R\x05flows\x12.\n" +
+	"\x05guest\x18\n" +
+	" \x01(\v2\x18.banger.vm.v1.GuestUsageR\x05guest\x12\x1f\n" +
+	"\vguest_error\x18\v \x01(\tR\n" +
+	"guestError\"\xd5\x02\n" +
+	"\n" +
+	"GuestUsage\x12\x15\n" +
+	"\x06cpu_ms\x18\x01 \x01(\x03R\x05cpuMs\x12,\n" +
+	"\x12memory_total_bytes\x18\x02 \x01(\x03R\x10memoryTotalBytes\x124\n" +
+	"\x16memory_available_bytes\x18\x03 \x01(\x03R\x14memoryAvailableBytes\x12\x1c\n" +
+	"\tprocesses\x18\x04 \x01(\x03R\tprocesses\x12&\n" +
+	"\x0fwork_used_bytes\x18\x05 \x01(\x03R\rworkUsedBytes\x12(\n" +
+	"\x10work_total_bytes\x18\x06 \x01(\x03R\x0eworkTotalBytes\x12,\n" +
+	"\x12overlay_used_bytes\x18\a \x01(\x03R\x10overlayUsedBytes\x12.\n" +
+	"\x13overlay_total_bytes\x18\b \x01(\x03R\x11overlayTotalBytes\"J\n" +
 	"\fClaimRequest\x12&\n" +
 	"\x04spec\x18\x01 \x01(\v2\x12.banger.vm.v1.SpecR\x04spec\x12\x12\n" +
 	"\x04lazy\x18\x02 \x01(\bR\x04lazy\"E\n" +
@@ -1484,13 +2243,19 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\fwould_refuse\x18\x02 \x01(\x04R\vwouldRefuse\x1a:\n" +
 	"\fRefusedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x012\xb1\x04\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x012\xc3\a\n" +
 	"\n" +
 	"Supervisor\x12C\n" +
 	"\x06Status\x12\x1b.banger.vm.v1.StatusRequest\x1a\x1c.banger.vm.v1.StatusResponse\x12C\n" +
 	"\x05Watch\x12\x1a.banger.vm.v1.WatchRequest\x1a\x1c.banger.vm.v1.StatusResponse0\x01\x12=\n" +
 	"\x04Stop\x12\x19.banger.vm.v1.StopRequest\x1a\x1a.banger.vm.v1.StopResponse\x12=\n" +
-	"\x04Kill\x12\x19.banger.vm.v1.KillRequest\x1a\x1a.banger.vm.v1.KillResponse\x12@\n" +
+	"\x04Kill\x12\x19.banger.vm.v1.KillRequest\x1a\x1a.banger.vm.v1.KillResponse\x12C\n" +
+	"\x06Signal\x12\x1b.banger.vm.v1.SignalRequest\x1a\x1c.banger.vm.v1.SignalResponse\x12@\n" +
+	"\x05Pause\x12\x1a.banger.vm.v1.PauseRequest\x1a\x1b.banger.vm.v1.PauseResponse\x12C\n" +
+	"\x06Resume\x12\x1b.banger.vm.v1.ResumeRequest\x1a\x1c.banger.vm.v1.ResumeResponse\x12=\n" +
+	"\x04Grow\x12\x19.banger.vm.v1.GrowRequest\x1a\x1a.banger.vm.v1.GrowResponse\x12C\n" +
+	"\x06Health\x12\x1b.banger.vm.v1.HealthRequest\x1a\x1c.banger.vm.v1.HealthResponse\x12@\n" +
+	"\x05Stats\x12\x1a.banger.vm.v1.StatsRequest\x1a\x1b.banger.vm.v1.StatsResponse\x12@\n" +
 	"\x05Claim\x12\x1a.banger.vm.v1.ClaimRequest\x1a\x1b.banger.vm.v1.ClaimResponse\x12@\n" +
 	"\x05Ports\x12\x1a.banger.vm.v1.PortsRequest\x1a\x1b.banger.vm.v1.PortsResponse\x12L\n" +
 	"\tSetPolicy\x12\x1e.banger.vm.v1.SetPolicyRequest\x1a\x1f.banger.vm.v1.SetPolicyResponse\x12I\n" +
@@ -1508,7 +2273,7 @@ func file_banger_vm_v1_vm_proto_rawDescGZIP() []byte {
 	return file_banger_vm_v1_vm_proto_rawDescData
 }
 
-var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_banger_vm_v1_vm_proto_goTypes = []any{
 	(*Spec)(nil),              // 0: banger.vm.v1.Spec
 	(*Publish)(nil),           // 1: banger.vm.v1.Publish
@@ -1520,46 +2285,72 @@ var file_banger_vm_v1_vm_proto_goTypes = []any{
 	(*StopResponse)(nil),      // 7: banger.vm.v1.StopResponse
 	(*KillRequest)(nil),       // 8: banger.vm.v1.KillRequest
 	(*KillResponse)(nil),      // 9: banger.vm.v1.KillResponse
-	(*ClaimRequest)(nil),      // 10: banger.vm.v1.ClaimRequest
-	(*ClaimResponse)(nil),     // 11: banger.vm.v1.ClaimResponse
-	(*PortsRequest)(nil),      // 12: banger.vm.v1.PortsRequest
-	(*PortsResponse)(nil),     // 13: banger.vm.v1.PortsResponse
-	(*Port)(nil),              // 14: banger.vm.v1.Port
-	(*SetPolicyRequest)(nil),  // 15: banger.vm.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil), // 16: banger.vm.v1.SetPolicyResponse
-	(*RefusalsRequest)(nil),   // 17: banger.vm.v1.RefusalsRequest
-	(*RefusalsResponse)(nil),  // 18: banger.vm.v1.RefusalsResponse
-	nil,                       // 19: banger.vm.v1.RefusalsResponse.RefusedEntry
+	(*SignalRequest)(nil),     // 10: banger.vm.v1.SignalRequest
+	(*SignalResponse)(nil),    // 11: banger.vm.v1.SignalResponse
+	(*PauseRequest)(nil),      // 12: banger.vm.v1.PauseRequest
+	(*PauseResponse)(nil),     // 13: banger.vm.v1.PauseResponse
+	(*ResumeRequest)(nil),     // 14: banger.vm.v1.ResumeRequest
+	(*ResumeResponse)(nil),    // 15: banger.vm.v1.ResumeResponse
+	(*GrowRequest)(nil),       // 16: banger.vm.v1.GrowRequest
+	(*GrowResponse)(nil),      // 17: banger.vm.v1.GrowResponse
+	(*HealthRequest)(nil),     // 18: banger.vm.v1.HealthRequest
+	(*HealthResponse)(nil),    // 19: banger.vm.v1.HealthResponse
+	(*StatsRequest)(nil),      // 20: banger.vm.v1.StatsRequest
+	(*StatsResponse)(nil),     // 21: banger.vm.v1.StatsResponse
+	(*GuestUsage)(nil),        // 22: banger.vm.v1.GuestUsage
+	(*ClaimRequest)(nil),      // 23: banger.vm.v1.ClaimRequest
+	(*ClaimResponse)(nil),     // 24: banger.vm.v1.ClaimResponse
+	(*PortsRequest)(nil),      // 25: banger.vm.v1.PortsRequest
+	(*PortsResponse)(nil),     // 26: banger.vm.v1.PortsResponse
+	(*Port)(nil),              // 27: banger.vm.v1.Port
+	(*SetPolicyRequest)(nil),  // 28: banger.vm.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil), // 29: banger.vm.v1.SetPolicyResponse
+	(*RefusalsRequest)(nil),   // 30: banger.vm.v1.RefusalsRequest
+	(*RefusalsResponse)(nil),  // 31: banger.vm.v1.RefusalsResponse
+	nil,                       // 32: banger.vm.v1.RefusalsResponse.RefusedEntry
 }
 var file_banger_vm_v1_vm_proto_depIdxs = []int32{
 	1,  // 0: banger.vm.v1.Spec.publish:type_name -> banger.vm.v1.Publish
 	2,  // 1: banger.vm.v1.Spec.policy:type_name -> banger.vm.v1.Policy
-	0,  // 2: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
-	5,  // 3: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
-	14, // 4: banger.vm.v1.PortsResponse.ports:type_name -> banger.vm.v1.Port
-	2,  // 5: banger.vm.v1.SetPolicyRequest.policy:type_name -> banger.vm.v1.Policy
-	19, // 6: banger.vm.v1.RefusalsResponse.refused:type_name -> banger.vm.v1.RefusalsResponse.RefusedEntry
-	3,  // 7: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
-	4,  // 8: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
-	6,  // 9: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
-	8,  // 10: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
-	10, // 11: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
-	12, // 12: banger.vm.v1.Supervisor.Ports:input_type -> banger.vm.v1.PortsRequest
-	15, // 13: banger.vm.v1.Supervisor.SetPolicy:input_type -> banger.vm.v1.SetPolicyRequest
-	17, // 14: banger.vm.v1.Supervisor.Refusals:input_type -> banger.vm.v1.RefusalsRequest
-	5,  // 15: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
-	5,  // 16: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
-	7,  // 17: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
-	9,  // 18: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
-	11, // 19: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
-	13, // 20: banger.vm.v1.Supervisor.Ports:output_type -> banger.vm.v1.PortsResponse
-	16, // 21: banger.vm.v1.Supervisor.SetPolicy:output_type -> banger.vm.v1.SetPolicyResponse
-	18, // 22: banger.vm.v1.Supervisor.Refusals:output_type -> banger.vm.v1.RefusalsResponse
-	15, // [15:23] is the sub-list for method output_type
-	7,  // [7:15] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	22, // 2: banger.vm.v1.StatsResponse.guest:type_name -> banger.vm.v1.GuestUsage
+	0,  // 3: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
+	5,  // 4: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
+	27, // 5: banger.vm.v1.PortsResponse.ports:type_name -> banger.vm.v1.Port
+	2,  // 6: banger.vm.v1.SetPolicyRequest.policy:type_name -> banger.vm.v1.Policy
+	32, // 7: banger.vm.v1.RefusalsResponse.refused:type_name -> banger.vm.v1.RefusalsResponse.RefusedEntry
+	3,  // 8: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
+	4,  // 9: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
+	6,  // 10: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
+	8,  // 11: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
+	10, // 12: banger.vm.v1.Supervisor.Signal:input_type -> banger.vm.v1.SignalRequest
+	12, // 13: banger.vm.v1.Supervisor.Pause:input_type -> banger.vm.v1.PauseRequest
+	14, // 14: banger.vm.v1.Supervisor.Resume:input_type -> banger.vm.v1.ResumeRequest
+	16, // 15: banger.vm.v1.Supervisor.Grow:input_type -> banger.vm.v1.GrowRequest
+	18, // 16: banger.vm.v1.Supervisor.Health:input_type -> banger.vm.v1.HealthRequest
+	20, // 17: banger.vm.v1.Supervisor.Stats:input_type -> banger.vm.v1.StatsRequest
+	23, // 18: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
+	25, // 19: banger.vm.v1.Supervisor.Ports:input_type -> banger.vm.v1.PortsRequest
+	28, // 20: banger.vm.v1.Supervisor.SetPolicy:input_type -> banger.vm.v1.SetPolicyRequest
+	30, // 21: banger.vm.v1.Supervisor.Refusals:input_type -> banger.vm.v1.RefusalsRequest
+	5,  // 22: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
+	5,  // 23: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
+	7,  // 24: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
+	9,  // 25: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
+	11, // 26: banger.vm.v1.Supervisor.Signal:output_type -> banger.vm.v1.SignalResponse
+	13, // 27: banger.vm.v1.Supervisor.Pause:output_type -> banger.vm.v1.PauseResponse
+	15, // 28: banger.vm.v1.Supervisor.Resume:output_type -> banger.vm.v1.ResumeResponse
+	17, // 29: banger.vm.v1.Supervisor.Grow:output_type -> banger.vm.v1.GrowResponse
+	19, // 30: banger.vm.v1.Supervisor.Health:output_type -> banger.vm.v1.HealthResponse
+	21, // 31: banger.vm.v1.Supervisor.Stats:output_type -> banger.vm.v1.StatsResponse
+	24, // 32: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
+	26, // 33: banger.vm.v1.Supervisor.Ports:output_type -> banger.vm.v1.PortsResponse
+	29, // 34: banger.vm.v1.Supervisor.SetPolicy:output_type -> banger.vm.v1.SetPolicyResponse
+	31, // 35: banger.vm.v1.Supervisor.Refusals:output_type -> banger.vm.v1.RefusalsResponse
+	22, // [22:36] is the sub-list for method output_type
+	8,  // [8:22] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_banger_vm_v1_vm_proto_init() }
@@ -1573,7 +2364,7 @@ func file_banger_vm_v1_vm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_vm_v1_vm_proto_rawDesc), len(file_banger_vm_v1_vm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/banger-dev/banger/internal/agent/disks"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,11 +62,11 @@ func run() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), deviceTimeout)
 	defer cancel()
-	disks, err := findDisks(ctx, "/sys/block", serialBase, serialOverlay, serialWork)
+	devices, err := disks.Find(ctx, "/sys/block", disks.Base, disks.Overlay, disks.Work)
 	if err != nil {
 		return err
 	}
-	if err := mountRoot(disks); err != nil {
+	if err := mountRoot(devices); err != nil {
 		return err
 	}
 	init, kind := findInit(newRoot)
@@ -77,7 +78,7 @@ func run() error {
 		return err
 	}
 	loadLate(late)
-	if err := completeRoot(disks); err != nil {
+	if err := completeRoot(devices); err != nil {
 		return err
 	}
 	if err := switchRoot(newRoot); err != nil {

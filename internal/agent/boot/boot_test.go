@@ -1,7 +1,6 @@
 package boot
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -140,23 +139,6 @@ func link(t *testing.T, root, target, path string) {
 	t.Helper()
 	must(t, os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o755))
 	must(t, os.Symlink(target, filepath.Join(root, path)))
-}
-
-func TestDisksBySerial(t *testing.T) {
-	sys := t.TempDir()
-	write(t, filepath.Join(sys, "vda/serial"), "base\n")
-	write(t, filepath.Join(sys, "vdb/serial"), "work")
-	must(t, os.Mkdir(filepath.Join(sys, "loop0"), 0o755))
-	found, err := findDisks(context.Background(), sys, "base", "work")
-	must(t, err)
-	if found["base"] != "/dev/vda" || found["work"] != "/dev/vdb" {
-		t.Errorf("%v", found)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	if _, err := findDisks(ctx, sys, "base", "overlay"); !errors.Is(err, context.Canceled) {
-		t.Errorf("%v", err)
-	}
 }
 
 func TestModuleOrder(t *testing.T) {

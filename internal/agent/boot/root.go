@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/banger-dev/banger/internal/agent/disks"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,8 +26,8 @@ var volumes = []string{"var/lib/docker", "var/lib/containerd", "var/lib/containe
 
 // mountRoot makes the new root of the base and overlay disks, with the kernel's
 // file systems: all that the agent's answer needs.
-func mountRoot(disks map[string]string) error {
-	if err := mountOverlay(disks); err != nil {
+func mountRoot(devices map[string]string) error {
+	if err := mountOverlay(devices); err != nil {
 		return err
 	}
 	root, err := os.OpenRoot(newRoot)
@@ -38,13 +39,13 @@ func mountRoot(disks map[string]string) error {
 }
 
 // completeRoot mounts the rest: the work disk and the volumes.
-func completeRoot(disks map[string]string) error {
+func completeRoot(devices map[string]string) error {
 	root, err := os.OpenRoot(newRoot)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	if err := mountWork(root, disks); err != nil {
+	if err := mountWork(root, devices); err != nil {
 		return err
 	}
 	for _, path := range volumes {
@@ -62,22 +63,31 @@ func completeRoot(disks map[string]string) error {
 }
 
 // mountDisk mounts the disk with that serial at dir.
-func mountDisk(disks map[string]string, serial, dir string, flags uintptr) error {
-	m := mount{disks[serial], dir, "ext4", flags, ""}
+func mountDisk(devices map[string]string, serial, dir string, flags uintptr) error {
+	m := mount{devices[serial], dir, "ext4", flags, ""}
 	if err := m.do(); err != nil {
 		return fmt.Errorf("cannot mount the %s disk (%s): %w", serial, m.source, errors.Unwrap(err))
 	}
 	return nil
 }
 
+// growDisk grows the file system at dir to what its disk has, which may have become
+// more while the VM was off. Without that the VM is as it was.
+func growDisk(device, dir string) {
+	if err := disks.GrowMounted(device, dir); err != nil {
+		fmt.Fprintf(os.Stderr, "banger: a disk has grown and its file system has not: %v\n", err)
+	}
+}
+
 // mountOverlay mounts the base disk and the overlay disk, and one over the other.
-func mountOverlay(disks map[string]string) error {
-	if err := mountDisk(disks, serialBase, baseDir, unix.MS_RDONLY); err != nil {
+func mountOverlay(devices map[string]string) error {
+	if err := mountDisk(devices, disks.Base, baseDir, unix.MS_RDONLY); err != nil {
 		return err
 	}
-	if err := mountDisk(disks, serialOverlay, overlayDir, 0); err != nil {
+	if err := mountDisk(devices, disks.Overlay, overlayDir, 0); err != nil {
 		return err
 	}
+	growDisk(devices[disks.Overlay], overlayDir)
 	upper, work := filepath.Join(overlayDir, "upper"), filepath.Join(overlayDir, "work")
 	for _, dir := range []string{upper, work} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -96,10 +106,11 @@ func mountOverlay(disks map[string]string) error {
 
 // mountWork mounts the work disk, fills it if it is new, and has its files at
 // /root.
-func mountWork(root *os.Root, disks map[string]string) error {
-	if err := mountDisk(disks, serialWork, workDir, 0); err != nil {
+func mountWork(root *os.Root, devices map[string]string) error {
+	if err := mountDisk(devices, disks.Work, workDir, 0); err != nil {
 		return err
 	}
+	growDisk(devices[disks.Work], workDir)
 	dir, target, err := inRoot(root, "root", 0o700)
 	if err != nil {
 		return fmt.Errorf("cannot mount the work disk at /root: %w", err)

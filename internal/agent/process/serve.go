@@ -131,10 +131,19 @@ func (m *Manager) open(start *agentv1.ExecStart) (*Process, error) {
 	return p, nil
 }
 
+// BuiltinPrefix and the name of one of the agent's own programs are the argv[0] under
+// which the agent's program must be that and nothing else: each is a process with the
+// rights, the home and the cgroup of its user.
+const BuiltinPrefix = "banger-builtin-"
+
 func specOf(start *agentv1.ExecStart) *Spec {
 	spec := &Spec{
 		Argv: start.Argv, Shell: start.Shell, Env: start.Env, Cwd: start.Cwd,
 		User: start.User, Stdin: start.Stdin,
+	}
+	if start.Builtin != "" {
+		// An unknown name is refused by the program.
+		spec.File, spec.Argv = "/proc/self/exe", append([]string{BuiltinPrefix + start.Builtin}, start.Argv...)
 	}
 	if start.Tty {
 		spec.Terminal = &Terminal{Rows: start.Size.GetRows(), Cols: start.Size.GetCols()}

@@ -16,8 +16,10 @@ import (
 	banger "github.com/banger-dev/banger"
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
 	"github.com/banger-dev/banger/internal/agent/boot"
+	"github.com/banger-dev/banger/internal/agent/disks"
 	"github.com/banger-dev/banger/internal/agent/identity"
 	"github.com/banger-dev/banger/internal/agent/listen"
+	"github.com/banger-dev/banger/internal/agent/usage"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -31,6 +33,13 @@ const answerFirst = 100 * time.Millisecond
 // askAgain is how often PID 1 is asked to end the VM: a signal that comes while
 // it becomes systemd is lost.
 const askAgain = 2 * time.Second
+
+// growTime bounds the growth of a file system. The kernel writes a few blocks for
+// each 128 MiB: a second for each TiB, many times that under emulation.
+const growTime = 5 * time.Minute
+
+// maxSignal is Linux's SIGRTMAX.
+const maxSignal = 64
 
 // Service implements agentv1.AgentService.
 type Service struct {
@@ -154,6 +163,10 @@ func (s *Service) Info(context.Context, *agentv1.InfoRequest) (*agentv1.InfoResp
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "boot id: %v", err)
 	}
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &up); err != nil {
+		return nil, status.Errorf(codes.Internal, "clock: %v", err)
+	}
 	event, _ := s.ready.present()
 	return &agentv1.InfoResponse{
 		Build:  banger.BuildStamp().String(),
@@ -162,6 +175,8 @@ func (s *Service) Info(context.Context, *agentv1.InfoRequest) (*agentv1.InfoResp
 		Ready:  event.Ready,
 		BootId: strings.TrimSpace(string(bootID)),
 		Pid:    int32(os.Getpid()),
+
+		UptimeMs: up.Nano() / int64(time.Millisecond),
 	}, nil
 }
 
@@ -230,6 +245,46 @@ func stopSignal(init string, reboot bool) syscall.Signal {
 		return boot.RebootSignal
 	}
 	return boot.PowerOffSignal
+}
+
+// Signal implements agentv1.AgentService.
+func (s *Service) Signal(_ context.Context, req *agentv1.SignalRequest) (*agentv1.SignalResponse, error) {
+	if err := s.owned(); err != nil {
+		return nil, err
+	}
+	sig := syscall.Signal(req.GetSignal())
+	if sig < 1 || sig > maxSignal || sig == syscall.SIGKILL || sig == syscall.SIGSTOP {
+		return nil, status.Errorf(codes.InvalidArgument, "process 1 gets no signal %d", sig)
+	}
+	if err := s.ask(sig); err != nil {
+		return nil, status.Errorf(codes.Internal, "signal %d to process 1: %v", sig, err)
+	}
+	return &agentv1.SignalResponse{}, nil
+}
+
+// Grow implements agentv1.AgentService.
+func (s *Service) Grow(ctx context.Context, req *agentv1.GrowRequest) (*agentv1.GrowResponse, error) {
+	if err := s.owned(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, growTime)
+	defer cancel()
+	if err := disks.Grow(ctx, req.GetDisk(), req.GetBytes()); err != nil {
+		return nil, status.Errorf(codes.Internal, "%v", err)
+	}
+	return &agentv1.GrowResponse{}, nil
+}
+
+// Usage implements agentv1.AgentService.
+func (s *Service) Usage(context.Context, *agentv1.UsageRequest) (*agentv1.UsageResponse, error) {
+	if err := s.owned(); err != nil {
+		return nil, err
+	}
+	used, err := usage.Read()
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "usage: %v", err)
+	}
+	return used, nil
 }
 
 // Tune implements agentv1.AgentService.

@@ -87,6 +87,22 @@ func TestShutdownAsksThatInit(t *testing.T) {
 	}
 }
 
+func TestSignalGoesToProcess1(t *testing.T) {
+	asked := make(chan syscall.Signal, 1)
+	_, client := serve(t, boot.None, asked)
+	if _, err := client.Signal(bounded(t), &agentv1.SignalRequest{Signal: 38}); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-asked; got != 38 {
+		t.Errorf("%v", got)
+	}
+	for _, n := range []int32{-1, 0, 9, 19, 65} {
+		if _, err := client.Signal(bounded(t), &agentv1.SignalRequest{Signal: n}); err == nil {
+			t.Errorf("signal %d was sent", n)
+		}
+	}
+}
+
 // A connection that fails takes its calls along.
 func TestBrokenConnectionEndsItsCalls(t *testing.T) {
 	s, err := New(context.Background(), Options{Init: boot.None, Log: slog.New(slog.DiscardHandler)})
@@ -188,5 +204,8 @@ func TestTemplateBelongsToNobody(t *testing.T) {
 	}
 	if _, err := client.Tune(ctx, &agentv1.TuneRequest{TimeUnixNs: 1}); err == nil {
 		t.Error("a template's clock was set")
+	}
+	if _, err := client.Signal(ctx, &agentv1.SignalRequest{Signal: 1}); err == nil {
+		t.Error("a template took a signal")
 	}
 }

@@ -120,7 +120,7 @@ func (s *supervisor) run(adopt bool) error {
 		return s.finish("the VMM is gone", true)
 	}
 	s.set(func(now *vmv1.StatusResponse) {
-		now.State, now.VmmPid, now.Driver, now.Accel = "running", int32(pid), s.spec.Driver, s.spec.Accel
+		now.State, now.VmmPid, now.Driver, now.Accel = s.state(), int32(pid), s.spec.Driver, s.spec.Accel
 		now.Confinement = []string{"nothing"}
 		now.PolicyRevision = s.spec.PolicyRevision
 		if !adopt {
@@ -129,6 +129,14 @@ func (s *supervisor) run(adopt bool) error {
 	})
 	s.boot()
 	return s.followVMM()
+}
+
+// state is how the guest goes on under a successor.
+func (s *supervisor) state() string {
+	if _, err := os.Stat(s.dir.Paused()); err == nil {
+		return "paused"
+	}
+	return "running"
 }
 
 // followVMM waits for the end of the VMM.
@@ -202,6 +210,7 @@ func write(path string, value any) error {
 func (s *supervisor) finish(reason string, failed bool) error {
 	err := write(s.dir.Exit(), map[string]any{"reason": reason, "failed": failed, "clean": !failed, "time": time.Now().UTC()})
 	os.Remove(s.dir.VMM())
+	os.Remove(s.dir.Paused())
 	s.set(func(now *vmv1.StatusResponse) {
 		now.State, now.Reason, now.Failed, now.Ready = "stopped", reason, failed, ""
 	})
@@ -261,6 +270,48 @@ func (s *supervisor) Refusals(context.Context, *connect.Request[vmv1.RefusalsReq
 func (s *supervisor) Stop(ctx context.Context, _ *connect.Request[vmv1.StopRequest]) (*connect.Response[vmv1.StopResponse], error) {
 	s.set(func(now *vmv1.StatusResponse) { now.State = "stopping" })
 	return connect.NewResponse(&vmv1.StopResponse{Clean: true}), s.end(ctx)
+}
+
+// Pause implements vmv1connect.SupervisorHandler.
+func (s *supervisor) Pause(context.Context, *connect.Request[vmv1.PauseRequest]) (*connect.Response[vmv1.PauseResponse], error) {
+	err := os.WriteFile(s.dir.Paused(), nil, 0o600)
+	s.set(func(now *vmv1.StatusResponse) { now.State = "paused" })
+	return connect.NewResponse(&vmv1.PauseResponse{}), err
+}
+
+// Resume implements vmv1connect.SupervisorHandler.
+func (s *supervisor) Resume(context.Context, *connect.Request[vmv1.ResumeRequest]) (*connect.Response[vmv1.ResumeResponse], error) {
+	err := os.Remove(s.dir.Paused())
+	s.set(func(now *vmv1.StatusResponse) { now.State = "running" })
+	return connect.NewResponse(&vmv1.ResumeResponse{}), err
+}
+
+// Signal implements vmv1connect.SupervisorHandler: its guest takes SIGTERM for the
+// power button, and dislikes any other.
+func (s *supervisor) Signal(ctx context.Context, r *connect.Request[vmv1.SignalRequest]) (*connect.Response[vmv1.SignalResponse], error) {
+	if r.Msg.Signal != int32(syscall.SIGTERM) {
+		return nil, connect.NewError(connect.CodeInternal, fmt.Errorf("no taste for signal %d", r.Msg.Signal))
+	}
+	return connect.NewResponse(&vmv1.SignalResponse{}), s.end(ctx)
+}
+
+// Grow implements vmv1connect.SupervisorHandler.
+func (s *supervisor) Grow(_ context.Context, r *connect.Request[vmv1.GrowRequest]) (*connect.Response[vmv1.GrowResponse], error) {
+	path := s.dir.Work()
+	if r.Msg.Disk == "overlay" {
+		path = s.dir.Overlay()
+	}
+	return connect.NewResponse(&vmv1.GrowResponse{}), os.Truncate(path, r.Msg.Bytes)
+}
+
+// Health implements vmv1connect.SupervisorHandler.
+func (s *supervisor) Health(context.Context, *connect.Request[vmv1.HealthRequest]) (*connect.Response[vmv1.HealthResponse], error) {
+	return connect.NewResponse(&vmv1.HealthResponse{LatencyUs: 1, Init: "none", Ready: "system"}), nil
+}
+
+// Stats implements vmv1connect.SupervisorHandler.
+func (s *supervisor) Stats(context.Context, *connect.Request[vmv1.StatsRequest]) (*connect.Response[vmv1.StatsResponse], error) {
+	return connect.NewResponse(&vmv1.StatsResponse{GuestError: "there is no guest"}), nil
 }
 
 // Kill implements vmv1connect.SupervisorHandler.

@@ -43,6 +43,7 @@ func Run(t *testing.T, make Make) {
 		{"Life", testLife},
 		{"Resets", testResets},
 		{"Pause", testPause},
+		{"Resize", testResize},
 		{"PowerOff", testPowerOff},
 		{"Crash", testCrash},
 		{"Kill", testKill},

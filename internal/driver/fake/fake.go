@@ -199,7 +199,7 @@ func (f *fake) attach(ctx context.Context, m driver.Machine, proc *vmmproc.Proce
 		return nil, fmt.Errorf("fake VMM: %w", err)
 	}
 	i := &instance{
-		dir: dir, proc: proc, accel: m.Accel, private: p, control: conn, hello: strings.TrimSpace(hello),
+		disks: m.Disks, dir: dir, proc: proc, accel: m.Accel, private: p, control: conn, hello: strings.TrimSpace(hello),
 		answers: make(chan string, 1), read: make(chan struct{}),
 	}
 	i.link = guestlink.New(guestlink.Endpoints{Ctl: dial(dir.GuestCtl()), Data: dial(dir.GuestData())}, f.Log)
@@ -221,6 +221,7 @@ func connect(ctx context.Context, path string) (net.Conn, error) {
 
 // instance implements driver.Instance.
 type instance struct {
+	disks   []driver.Disk
 	dir     layout.Instance
 	proc    *vmmproc.Process
 	accel   string

@@ -183,7 +183,7 @@ const modern = "disable-legacy=on"
 
 func diskArguments(d driver.Disk) ([]string, error) {
 	// What the guest discards leaves the file, so that it stays sparse.
-	b := blockdev{NodeName: "disk-" + d.Serial, Driver: "raw", ReadOnly: d.ReadOnly,
+	b := blockdev{NodeName: nodeName(d.Serial), Driver: "raw", ReadOnly: d.ReadOnly,
 		File: diskFile{Driver: "file", Filename: d.Path}}
 	if !d.ReadOnly {
 		b.Discard, b.File.Discard = "unmap", "unmap"

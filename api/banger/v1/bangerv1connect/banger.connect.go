@@ -51,6 +51,14 @@ const (
 	BangerStartVMProcedure = "/banger.v1.Banger/StartVM"
 	// BangerStopVMProcedure is the fully-qualified name of the Banger's StopVM RPC.
 	BangerStopVMProcedure = "/banger.v1.Banger/StopVM"
+	// BangerKillVMProcedure is the fully-qualified name of the Banger's KillVM RPC.
+	BangerKillVMProcedure = "/banger.v1.Banger/KillVM"
+	// BangerPauseVMProcedure is the fully-qualified name of the Banger's PauseVM RPC.
+	BangerPauseVMProcedure = "/banger.v1.Banger/PauseVM"
+	// BangerResumeVMProcedure is the fully-qualified name of the Banger's ResumeVM RPC.
+	BangerResumeVMProcedure = "/banger.v1.Banger/ResumeVM"
+	// BangerSetVMProcedure is the fully-qualified name of the Banger's SetVM RPC.
+	BangerSetVMProcedure = "/banger.v1.Banger/SetVM"
 	// BangerDeleteVMProcedure is the fully-qualified name of the Banger's DeleteVM RPC.
 	BangerDeleteVMProcedure = "/banger.v1.Banger/DeleteVM"
 	// BangerListVMsProcedure is the fully-qualified name of the Banger's ListVMs RPC.
@@ -69,6 +77,8 @@ const (
 	BangerListTemplatesProcedure = "/banger.v1.Banger/ListTemplates"
 	// BangerPruneTemplatesProcedure is the fully-qualified name of the Banger's PruneTemplates RPC.
 	BangerPruneTemplatesProcedure = "/banger.v1.Banger/PruneTemplates"
+	// BangerDiskUsageProcedure is the fully-qualified name of the Banger's DiskUsage RPC.
+	BangerDiskUsageProcedure = "/banger.v1.Banger/DiskUsage"
 	// BangerListKernelsProcedure is the fully-qualified name of the Banger's ListKernels RPC.
 	BangerListKernelsProcedure = "/banger.v1.Banger/ListKernels"
 	// BangerListPortsProcedure is the fully-qualified name of the Banger's ListPorts RPC.
@@ -101,6 +111,19 @@ type BangerClient interface {
 	// StopVM shuts the guest down, then powers it off after timeout_ms.
 	// A VM that is already stopped is no error.
 	StopVM(context.Context, *connect.Request[v1.StopVMRequest]) (*connect.Response[v1.StopVMResponse], error)
+	// KillVM ends a VM at once, as pulling the plug does, whatever is under way on it;
+	// its disks stay. With a signal other than 9 it only tells the guest, and the
+	// guest does what it does.
+	KillVM(context.Context, *connect.Request[v1.KillVMRequest]) (*connect.Response[v1.KillVMResponse], error)
+	// PauseVM has the guest stand still: it keeps its memory and takes no processor
+	// time. Commands in it go on when it is resumed. A VM that is paused already is
+	// no error.
+	PauseVM(context.Context, *connect.Request[v1.PauseVMRequest]) (*connect.Response[v1.PauseVMResponse], error)
+	// ResumeVM lets a paused guest go on. A VM that runs is no error.
+	ResumeVM(context.Context, *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error)
+	// SetVM changes what a VM is: all of what is asked for, or nothing. Name and disks
+	// can change while it runs, the rest cannot ("wrong_state").
+	SetVM(context.Context, *connect.Request[v1.SetVMRequest]) (*connect.Response[v1.SetVMResponse], error)
 	// DeleteVM removes a VM and its disks. A running one is "wrong_state" unless
 	// force is set.
 	DeleteVM(context.Context, *connect.Request[v1.DeleteVMRequest]) (*connect.Response[v1.DeleteVMResponse], error)
@@ -110,7 +133,7 @@ type BangerClient interface {
 	GetVM(context.Context, *connect.Request[v1.GetVMRequest]) (*connect.Response[v1.GetVMResponse], error)
 	// LinkVM returns where the running VM's guest link is reached, waiting up to
 	// timeout_ms for its agent, and for a successor when its supervisor has
-	// crashed.
+	// crashed. A paused VM is "wrong_state", unless while_paused is set.
 	LinkVM(context.Context, *connect.Request[v1.LinkVMRequest]) (*connect.Response[v1.LinkVMResponse], error)
 	// Lease is held open by the client of an ephemeral VM (CreateVMRequest.
 	// ephemeral). The daemon deletes the VM when no lease has been held for 10 s.
@@ -125,6 +148,8 @@ type BangerClient interface {
 	// PruneTemplates removes templates: all that no VM can be started from any
 	// more, damaged ones among them, and with all every one. VMs that were started from them go on.
 	PruneTemplates(context.Context, *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error)
+	// DiskUsage says what takes storage. It reads no file's content.
+	DiskUsage(context.Context, *connect.Request[v1.DiskUsageRequest]) (*connect.Response[v1.DiskUsageResponse], error)
 	// ListKernels returns the local kernels and, with available, the catalog's.
 	ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error)
 	// ListPorts returns what listens in a running VM and where that is reached.
@@ -183,6 +208,30 @@ func NewBangerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			connect.WithSchema(bangerMethods.ByName("StopVM")),
 			connect.WithClientOptions(opts...),
 		),
+		killVM: connect.NewClient[v1.KillVMRequest, v1.KillVMResponse](
+			httpClient,
+			baseURL+BangerKillVMProcedure,
+			connect.WithSchema(bangerMethods.ByName("KillVM")),
+			connect.WithClientOptions(opts...),
+		),
+		pauseVM: connect.NewClient[v1.PauseVMRequest, v1.PauseVMResponse](
+			httpClient,
+			baseURL+BangerPauseVMProcedure,
+			connect.WithSchema(bangerMethods.ByName("PauseVM")),
+			connect.WithClientOptions(opts...),
+		),
+		resumeVM: connect.NewClient[v1.ResumeVMRequest, v1.ResumeVMResponse](
+			httpClient,
+			baseURL+BangerResumeVMProcedure,
+			connect.WithSchema(bangerMethods.ByName("ResumeVM")),
+			connect.WithClientOptions(opts...),
+		),
+		setVM: connect.NewClient[v1.SetVMRequest, v1.SetVMResponse](
+			httpClient,
+			baseURL+BangerSetVMProcedure,
+			connect.WithSchema(bangerMethods.ByName("SetVM")),
+			connect.WithClientOptions(opts...),
+		),
 		deleteVM: connect.NewClient[v1.DeleteVMRequest, v1.DeleteVMResponse](
 			httpClient,
 			baseURL+BangerDeleteVMProcedure,
@@ -237,6 +286,12 @@ func NewBangerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			connect.WithSchema(bangerMethods.ByName("PruneTemplates")),
 			connect.WithClientOptions(opts...),
 		),
+		diskUsage: connect.NewClient[v1.DiskUsageRequest, v1.DiskUsageResponse](
+			httpClient,
+			baseURL+BangerDiskUsageProcedure,
+			connect.WithSchema(bangerMethods.ByName("DiskUsage")),
+			connect.WithClientOptions(opts...),
+		),
 		listKernels: connect.NewClient[v1.ListKernelsRequest, v1.ListKernelsResponse](
 			httpClient,
 			baseURL+BangerListKernelsProcedure,
@@ -283,6 +338,10 @@ type bangerClient struct {
 	createVM       *connect.Client[v1.CreateVMRequest, v1.VMProgress]
 	startVM        *connect.Client[v1.StartVMRequest, v1.VMProgress]
 	stopVM         *connect.Client[v1.StopVMRequest, v1.StopVMResponse]
+	killVM         *connect.Client[v1.KillVMRequest, v1.KillVMResponse]
+	pauseVM        *connect.Client[v1.PauseVMRequest, v1.PauseVMResponse]
+	resumeVM       *connect.Client[v1.ResumeVMRequest, v1.ResumeVMResponse]
+	setVM          *connect.Client[v1.SetVMRequest, v1.SetVMResponse]
 	deleteVM       *connect.Client[v1.DeleteVMRequest, v1.DeleteVMResponse]
 	listVMs        *connect.Client[v1.ListVMsRequest, v1.ListVMsResponse]
 	getVM          *connect.Client[v1.GetVMRequest, v1.GetVMResponse]
@@ -292,6 +351,7 @@ type bangerClient struct {
 	warmImage      *connect.Client[v1.WarmImageRequest, v1.WarmImageResponse]
 	listTemplates  *connect.Client[v1.ListTemplatesRequest, v1.ListTemplatesResponse]
 	pruneTemplates *connect.Client[v1.PruneTemplatesRequest, v1.PruneTemplatesResponse]
+	diskUsage      *connect.Client[v1.DiskUsageRequest, v1.DiskUsageResponse]
 	listKernels    *connect.Client[v1.ListKernelsRequest, v1.ListKernelsResponse]
 	listPorts      *connect.Client[v1.ListPortsRequest, v1.ListPortsResponse]
 	getPolicy      *connect.Client[v1.GetPolicyRequest, v1.GetPolicyResponse]
@@ -323,6 +383,26 @@ func (c *bangerClient) StartVM(ctx context.Context, req *connect.Request[v1.Star
 // StopVM calls banger.v1.Banger.StopVM.
 func (c *bangerClient) StopVM(ctx context.Context, req *connect.Request[v1.StopVMRequest]) (*connect.Response[v1.StopVMResponse], error) {
 	return c.stopVM.CallUnary(ctx, req)
+}
+
+// KillVM calls banger.v1.Banger.KillVM.
+func (c *bangerClient) KillVM(ctx context.Context, req *connect.Request[v1.KillVMRequest]) (*connect.Response[v1.KillVMResponse], error) {
+	return c.killVM.CallUnary(ctx, req)
+}
+
+// PauseVM calls banger.v1.Banger.PauseVM.
+func (c *bangerClient) PauseVM(ctx context.Context, req *connect.Request[v1.PauseVMRequest]) (*connect.Response[v1.PauseVMResponse], error) {
+	return c.pauseVM.CallUnary(ctx, req)
+}
+
+// ResumeVM calls banger.v1.Banger.ResumeVM.
+func (c *bangerClient) ResumeVM(ctx context.Context, req *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error) {
+	return c.resumeVM.CallUnary(ctx, req)
+}
+
+// SetVM calls banger.v1.Banger.SetVM.
+func (c *bangerClient) SetVM(ctx context.Context, req *connect.Request[v1.SetVMRequest]) (*connect.Response[v1.SetVMResponse], error) {
+	return c.setVM.CallUnary(ctx, req)
 }
 
 // DeleteVM calls banger.v1.Banger.DeleteVM.
@@ -368,6 +448,11 @@ func (c *bangerClient) ListTemplates(ctx context.Context, req *connect.Request[v
 // PruneTemplates calls banger.v1.Banger.PruneTemplates.
 func (c *bangerClient) PruneTemplates(ctx context.Context, req *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error) {
 	return c.pruneTemplates.CallUnary(ctx, req)
+}
+
+// DiskUsage calls banger.v1.Banger.DiskUsage.
+func (c *bangerClient) DiskUsage(ctx context.Context, req *connect.Request[v1.DiskUsageRequest]) (*connect.Response[v1.DiskUsageResponse], error) {
+	return c.diskUsage.CallUnary(ctx, req)
 }
 
 // ListKernels calls banger.v1.Banger.ListKernels.
@@ -418,6 +503,19 @@ type BangerHandler interface {
 	// StopVM shuts the guest down, then powers it off after timeout_ms.
 	// A VM that is already stopped is no error.
 	StopVM(context.Context, *connect.Request[v1.StopVMRequest]) (*connect.Response[v1.StopVMResponse], error)
+	// KillVM ends a VM at once, as pulling the plug does, whatever is under way on it;
+	// its disks stay. With a signal other than 9 it only tells the guest, and the
+	// guest does what it does.
+	KillVM(context.Context, *connect.Request[v1.KillVMRequest]) (*connect.Response[v1.KillVMResponse], error)
+	// PauseVM has the guest stand still: it keeps its memory and takes no processor
+	// time. Commands in it go on when it is resumed. A VM that is paused already is
+	// no error.
+	PauseVM(context.Context, *connect.Request[v1.PauseVMRequest]) (*connect.Response[v1.PauseVMResponse], error)
+	// ResumeVM lets a paused guest go on. A VM that runs is no error.
+	ResumeVM(context.Context, *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error)
+	// SetVM changes what a VM is: all of what is asked for, or nothing. Name and disks
+	// can change while it runs, the rest cannot ("wrong_state").
+	SetVM(context.Context, *connect.Request[v1.SetVMRequest]) (*connect.Response[v1.SetVMResponse], error)
 	// DeleteVM removes a VM and its disks. A running one is "wrong_state" unless
 	// force is set.
 	DeleteVM(context.Context, *connect.Request[v1.DeleteVMRequest]) (*connect.Response[v1.DeleteVMResponse], error)
@@ -427,7 +525,7 @@ type BangerHandler interface {
 	GetVM(context.Context, *connect.Request[v1.GetVMRequest]) (*connect.Response[v1.GetVMResponse], error)
 	// LinkVM returns where the running VM's guest link is reached, waiting up to
 	// timeout_ms for its agent, and for a successor when its supervisor has
-	// crashed.
+	// crashed. A paused VM is "wrong_state", unless while_paused is set.
 	LinkVM(context.Context, *connect.Request[v1.LinkVMRequest]) (*connect.Response[v1.LinkVMResponse], error)
 	// Lease is held open by the client of an ephemeral VM (CreateVMRequest.
 	// ephemeral). The daemon deletes the VM when no lease has been held for 10 s.
@@ -442,6 +540,8 @@ type BangerHandler interface {
 	// PruneTemplates removes templates: all that no VM can be started from any
 	// more, damaged ones among them, and with all every one. VMs that were started from them go on.
 	PruneTemplates(context.Context, *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error)
+	// DiskUsage says what takes storage. It reads no file's content.
+	DiskUsage(context.Context, *connect.Request[v1.DiskUsageRequest]) (*connect.Response[v1.DiskUsageResponse], error)
 	// ListKernels returns the local kernels and, with available, the catalog's.
 	ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error)
 	// ListPorts returns what listens in a running VM and where that is reached.
@@ -494,6 +594,30 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 		BangerStopVMProcedure,
 		svc.StopVM,
 		connect.WithSchema(bangerMethods.ByName("StopVM")),
+		connect.WithHandlerOptions(opts...),
+	)
+	bangerKillVMHandler := connect.NewUnaryHandler(
+		BangerKillVMProcedure,
+		svc.KillVM,
+		connect.WithSchema(bangerMethods.ByName("KillVM")),
+		connect.WithHandlerOptions(opts...),
+	)
+	bangerPauseVMHandler := connect.NewUnaryHandler(
+		BangerPauseVMProcedure,
+		svc.PauseVM,
+		connect.WithSchema(bangerMethods.ByName("PauseVM")),
+		connect.WithHandlerOptions(opts...),
+	)
+	bangerResumeVMHandler := connect.NewUnaryHandler(
+		BangerResumeVMProcedure,
+		svc.ResumeVM,
+		connect.WithSchema(bangerMethods.ByName("ResumeVM")),
+		connect.WithHandlerOptions(opts...),
+	)
+	bangerSetVMHandler := connect.NewUnaryHandler(
+		BangerSetVMProcedure,
+		svc.SetVM,
+		connect.WithSchema(bangerMethods.ByName("SetVM")),
 		connect.WithHandlerOptions(opts...),
 	)
 	bangerDeleteVMHandler := connect.NewUnaryHandler(
@@ -550,6 +674,12 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 		connect.WithSchema(bangerMethods.ByName("PruneTemplates")),
 		connect.WithHandlerOptions(opts...),
 	)
+	bangerDiskUsageHandler := connect.NewUnaryHandler(
+		BangerDiskUsageProcedure,
+		svc.DiskUsage,
+		connect.WithSchema(bangerMethods.ByName("DiskUsage")),
+		connect.WithHandlerOptions(opts...),
+	)
 	bangerListKernelsHandler := connect.NewUnaryHandler(
 		BangerListKernelsProcedure,
 		svc.ListKernels,
@@ -598,6 +728,14 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 			bangerStartVMHandler.ServeHTTP(w, r)
 		case BangerStopVMProcedure:
 			bangerStopVMHandler.ServeHTTP(w, r)
+		case BangerKillVMProcedure:
+			bangerKillVMHandler.ServeHTTP(w, r)
+		case BangerPauseVMProcedure:
+			bangerPauseVMHandler.ServeHTTP(w, r)
+		case BangerResumeVMProcedure:
+			bangerResumeVMHandler.ServeHTTP(w, r)
+		case BangerSetVMProcedure:
+			bangerSetVMHandler.ServeHTTP(w, r)
 		case BangerDeleteVMProcedure:
 			bangerDeleteVMHandler.ServeHTTP(w, r)
 		case BangerListVMsProcedure:
@@ -616,6 +754,8 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 			bangerListTemplatesHandler.ServeHTTP(w, r)
 		case BangerPruneTemplatesProcedure:
 			bangerPruneTemplatesHandler.ServeHTTP(w, r)
+		case BangerDiskUsageProcedure:
+			bangerDiskUsageHandler.ServeHTTP(w, r)
 		case BangerListKernelsProcedure:
 			bangerListKernelsHandler.ServeHTTP(w, r)
 		case BangerListPortsProcedure:
@@ -657,6 +797,22 @@ func (UnimplementedBangerHandler) StopVM(context.Context, *connect.Request[v1.St
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.StopVM is not implemented"))
 }
 
+func (UnimplementedBangerHandler) KillVM(context.Context, *connect.Request[v1.KillVMRequest]) (*connect.Response[v1.KillVMResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.KillVM is not implemented"))
+}
+
+func (UnimplementedBangerHandler) PauseVM(context.Context, *connect.Request[v1.PauseVMRequest]) (*connect.Response[v1.PauseVMResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.PauseVM is not implemented"))
+}
+
+func (UnimplementedBangerHandler) ResumeVM(context.Context, *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.ResumeVM is not implemented"))
+}
+
+func (UnimplementedBangerHandler) SetVM(context.Context, *connect.Request[v1.SetVMRequest]) (*connect.Response[v1.SetVMResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.SetVM is not implemented"))
+}
+
 func (UnimplementedBangerHandler) DeleteVM(context.Context, *connect.Request[v1.DeleteVMRequest]) (*connect.Response[v1.DeleteVMResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.DeleteVM is not implemented"))
 }
@@ -691,6 +847,10 @@ func (UnimplementedBangerHandler) ListTemplates(context.Context, *connect.Reques
 
 func (UnimplementedBangerHandler) PruneTemplates(context.Context, *connect.Request[v1.PruneTemplatesRequest]) (*connect.Response[v1.PruneTemplatesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.PruneTemplates is not implemented"))
+}
+
+func (UnimplementedBangerHandler) DiskUsage(context.Context, *connect.Request[v1.DiskUsageRequest]) (*connect.Response[v1.DiskUsageResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.DiskUsage is not implemented"))
 }
 
 func (UnimplementedBangerHandler) ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error) {

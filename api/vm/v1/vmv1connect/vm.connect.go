@@ -47,6 +47,18 @@ const (
 	SupervisorStopProcedure = "/banger.vm.v1.Supervisor/Stop"
 	// SupervisorKillProcedure is the fully-qualified name of the Supervisor's Kill RPC.
 	SupervisorKillProcedure = "/banger.vm.v1.Supervisor/Kill"
+	// SupervisorSignalProcedure is the fully-qualified name of the Supervisor's Signal RPC.
+	SupervisorSignalProcedure = "/banger.vm.v1.Supervisor/Signal"
+	// SupervisorPauseProcedure is the fully-qualified name of the Supervisor's Pause RPC.
+	SupervisorPauseProcedure = "/banger.vm.v1.Supervisor/Pause"
+	// SupervisorResumeProcedure is the fully-qualified name of the Supervisor's Resume RPC.
+	SupervisorResumeProcedure = "/banger.vm.v1.Supervisor/Resume"
+	// SupervisorGrowProcedure is the fully-qualified name of the Supervisor's Grow RPC.
+	SupervisorGrowProcedure = "/banger.vm.v1.Supervisor/Grow"
+	// SupervisorHealthProcedure is the fully-qualified name of the Supervisor's Health RPC.
+	SupervisorHealthProcedure = "/banger.vm.v1.Supervisor/Health"
+	// SupervisorStatsProcedure is the fully-qualified name of the Supervisor's Stats RPC.
+	SupervisorStatsProcedure = "/banger.vm.v1.Supervisor/Stats"
 	// SupervisorClaimProcedure is the fully-qualified name of the Supervisor's Claim RPC.
 	SupervisorClaimProcedure = "/banger.vm.v1.Supervisor/Claim"
 	// SupervisorPortsProcedure is the fully-qualified name of the Supervisor's Ports RPC.
@@ -68,6 +80,23 @@ type SupervisorClient interface {
 	Stop(context.Context, *connect.Request[v1.StopRequest]) (*connect.Response[v1.StopResponse], error)
 	// Kill powers the VM off at once and returns when the VMM is gone.
 	Kill(context.Context, *connect.Request[v1.KillRequest]) (*connect.Response[v1.KillResponse], error)
+	// Signal tells the guest's agent to send a signal to process 1; 15 asks the guest
+	// to shut down, whatever its init system. It returns when the agent has done so.
+	Signal(context.Context, *connect.Request[v1.SignalRequest]) (*connect.Response[v1.SignalResponse], error)
+	// Pause has the guest stand still until Resume, also if this supervisor crashes
+	// and a successor takes over. It ends the session with the guest: streams of
+	// link.sock break, and new ones are refused. Pausing a paused guest is no error.
+	Pause(context.Context, *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error)
+	// Resume lets a paused guest go on. One that runs is no error.
+	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
+	// Grow makes a disk larger while the guest runs, and has its agent grow the file
+	// system on it. A disk that has that size already is no error.
+	Grow(context.Context, *connect.Request[v1.GrowRequest]) (*connect.Response[v1.GrowResponse], error)
+	// Health asks the guest's agent who it is, and says how long the answer took.
+	Health(context.Context, *connect.Request[v1.HealthRequest]) (*connect.Response[v1.HealthResponse], error)
+	// Stats says what the VM uses. What only the guest knows is left out while it does
+	// not answer.
+	Stats(context.Context, *connect.Request[v1.StatsRequest]) (*connect.Response[v1.StatsResponse], error)
 	// Claim makes a spare the VM of a spec: it writes that as spec.json, lets the
 	// guest go on and tells it who it is. It returns when the guest has answered,
 	// with the status of then. A supervisor that is no spare, or not one any more,
@@ -120,6 +149,42 @@ func NewSupervisorClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(supervisorMethods.ByName("Kill")),
 			connect.WithClientOptions(opts...),
 		),
+		signal: connect.NewClient[v1.SignalRequest, v1.SignalResponse](
+			httpClient,
+			baseURL+SupervisorSignalProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Signal")),
+			connect.WithClientOptions(opts...),
+		),
+		pause: connect.NewClient[v1.PauseRequest, v1.PauseResponse](
+			httpClient,
+			baseURL+SupervisorPauseProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Pause")),
+			connect.WithClientOptions(opts...),
+		),
+		resume: connect.NewClient[v1.ResumeRequest, v1.ResumeResponse](
+			httpClient,
+			baseURL+SupervisorResumeProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Resume")),
+			connect.WithClientOptions(opts...),
+		),
+		grow: connect.NewClient[v1.GrowRequest, v1.GrowResponse](
+			httpClient,
+			baseURL+SupervisorGrowProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Grow")),
+			connect.WithClientOptions(opts...),
+		),
+		health: connect.NewClient[v1.HealthRequest, v1.HealthResponse](
+			httpClient,
+			baseURL+SupervisorHealthProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Health")),
+			connect.WithClientOptions(opts...),
+		),
+		stats: connect.NewClient[v1.StatsRequest, v1.StatsResponse](
+			httpClient,
+			baseURL+SupervisorStatsProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Stats")),
+			connect.WithClientOptions(opts...),
+		),
 		claim: connect.NewClient[v1.ClaimRequest, v1.ClaimResponse](
 			httpClient,
 			baseURL+SupervisorClaimProcedure,
@@ -153,6 +218,12 @@ type supervisorClient struct {
 	watch     *connect.Client[v1.WatchRequest, v1.StatusResponse]
 	stop      *connect.Client[v1.StopRequest, v1.StopResponse]
 	kill      *connect.Client[v1.KillRequest, v1.KillResponse]
+	signal    *connect.Client[v1.SignalRequest, v1.SignalResponse]
+	pause     *connect.Client[v1.PauseRequest, v1.PauseResponse]
+	resume    *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
+	grow      *connect.Client[v1.GrowRequest, v1.GrowResponse]
+	health    *connect.Client[v1.HealthRequest, v1.HealthResponse]
+	stats     *connect.Client[v1.StatsRequest, v1.StatsResponse]
 	claim     *connect.Client[v1.ClaimRequest, v1.ClaimResponse]
 	ports     *connect.Client[v1.PortsRequest, v1.PortsResponse]
 	setPolicy *connect.Client[v1.SetPolicyRequest, v1.SetPolicyResponse]
@@ -177,6 +248,36 @@ func (c *supervisorClient) Stop(ctx context.Context, req *connect.Request[v1.Sto
 // Kill calls banger.vm.v1.Supervisor.Kill.
 func (c *supervisorClient) Kill(ctx context.Context, req *connect.Request[v1.KillRequest]) (*connect.Response[v1.KillResponse], error) {
 	return c.kill.CallUnary(ctx, req)
+}
+
+// Signal calls banger.vm.v1.Supervisor.Signal.
+func (c *supervisorClient) Signal(ctx context.Context, req *connect.Request[v1.SignalRequest]) (*connect.Response[v1.SignalResponse], error) {
+	return c.signal.CallUnary(ctx, req)
+}
+
+// Pause calls banger.vm.v1.Supervisor.Pause.
+func (c *supervisorClient) Pause(ctx context.Context, req *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error) {
+	return c.pause.CallUnary(ctx, req)
+}
+
+// Resume calls banger.vm.v1.Supervisor.Resume.
+func (c *supervisorClient) Resume(ctx context.Context, req *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error) {
+	return c.resume.CallUnary(ctx, req)
+}
+
+// Grow calls banger.vm.v1.Supervisor.Grow.
+func (c *supervisorClient) Grow(ctx context.Context, req *connect.Request[v1.GrowRequest]) (*connect.Response[v1.GrowResponse], error) {
+	return c.grow.CallUnary(ctx, req)
+}
+
+// Health calls banger.vm.v1.Supervisor.Health.
+func (c *supervisorClient) Health(ctx context.Context, req *connect.Request[v1.HealthRequest]) (*connect.Response[v1.HealthResponse], error) {
+	return c.health.CallUnary(ctx, req)
+}
+
+// Stats calls banger.vm.v1.Supervisor.Stats.
+func (c *supervisorClient) Stats(ctx context.Context, req *connect.Request[v1.StatsRequest]) (*connect.Response[v1.StatsResponse], error) {
+	return c.stats.CallUnary(ctx, req)
 }
 
 // Claim calls banger.vm.v1.Supervisor.Claim.
@@ -210,6 +311,23 @@ type SupervisorHandler interface {
 	Stop(context.Context, *connect.Request[v1.StopRequest]) (*connect.Response[v1.StopResponse], error)
 	// Kill powers the VM off at once and returns when the VMM is gone.
 	Kill(context.Context, *connect.Request[v1.KillRequest]) (*connect.Response[v1.KillResponse], error)
+	// Signal tells the guest's agent to send a signal to process 1; 15 asks the guest
+	// to shut down, whatever its init system. It returns when the agent has done so.
+	Signal(context.Context, *connect.Request[v1.SignalRequest]) (*connect.Response[v1.SignalResponse], error)
+	// Pause has the guest stand still until Resume, also if this supervisor crashes
+	// and a successor takes over. It ends the session with the guest: streams of
+	// link.sock break, and new ones are refused. Pausing a paused guest is no error.
+	Pause(context.Context, *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error)
+	// Resume lets a paused guest go on. One that runs is no error.
+	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
+	// Grow makes a disk larger while the guest runs, and has its agent grow the file
+	// system on it. A disk that has that size already is no error.
+	Grow(context.Context, *connect.Request[v1.GrowRequest]) (*connect.Response[v1.GrowResponse], error)
+	// Health asks the guest's agent who it is, and says how long the answer took.
+	Health(context.Context, *connect.Request[v1.HealthRequest]) (*connect.Response[v1.HealthResponse], error)
+	// Stats says what the VM uses. What only the guest knows is left out while it does
+	// not answer.
+	Stats(context.Context, *connect.Request[v1.StatsRequest]) (*connect.Response[v1.StatsResponse], error)
 	// Claim makes a spare the VM of a spec: it writes that as spec.json, lets the
 	// guest go on and tells it who it is. It returns when the guest has answered,
 	// with the status of then. A supervisor that is no spare, or not one any more,
@@ -258,6 +376,42 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(supervisorMethods.ByName("Kill")),
 		connect.WithHandlerOptions(opts...),
 	)
+	supervisorSignalHandler := connect.NewUnaryHandler(
+		SupervisorSignalProcedure,
+		svc.Signal,
+		connect.WithSchema(supervisorMethods.ByName("Signal")),
+		connect.WithHandlerOptions(opts...),
+	)
+	supervisorPauseHandler := connect.NewUnaryHandler(
+		SupervisorPauseProcedure,
+		svc.Pause,
+		connect.WithSchema(supervisorMethods.ByName("Pause")),
+		connect.WithHandlerOptions(opts...),
+	)
+	supervisorResumeHandler := connect.NewUnaryHandler(
+		SupervisorResumeProcedure,
+		svc.Resume,
+		connect.WithSchema(supervisorMethods.ByName("Resume")),
+		connect.WithHandlerOptions(opts...),
+	)
+	supervisorGrowHandler := connect.NewUnaryHandler(
+		SupervisorGrowProcedure,
+		svc.Grow,
+		connect.WithSchema(supervisorMethods.ByName("Grow")),
+		connect.WithHandlerOptions(opts...),
+	)
+	supervisorHealthHandler := connect.NewUnaryHandler(
+		SupervisorHealthProcedure,
+		svc.Health,
+		connect.WithSchema(supervisorMethods.ByName("Health")),
+		connect.WithHandlerOptions(opts...),
+	)
+	supervisorStatsHandler := connect.NewUnaryHandler(
+		SupervisorStatsProcedure,
+		svc.Stats,
+		connect.WithSchema(supervisorMethods.ByName("Stats")),
+		connect.WithHandlerOptions(opts...),
+	)
 	supervisorClaimHandler := connect.NewUnaryHandler(
 		SupervisorClaimProcedure,
 		svc.Claim,
@@ -292,6 +446,18 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 			supervisorStopHandler.ServeHTTP(w, r)
 		case SupervisorKillProcedure:
 			supervisorKillHandler.ServeHTTP(w, r)
+		case SupervisorSignalProcedure:
+			supervisorSignalHandler.ServeHTTP(w, r)
+		case SupervisorPauseProcedure:
+			supervisorPauseHandler.ServeHTTP(w, r)
+		case SupervisorResumeProcedure:
+			supervisorResumeHandler.ServeHTTP(w, r)
+		case SupervisorGrowProcedure:
+			supervisorGrowHandler.ServeHTTP(w, r)
+		case SupervisorHealthProcedure:
+			supervisorHealthHandler.ServeHTTP(w, r)
+		case SupervisorStatsProcedure:
+			supervisorStatsHandler.ServeHTTP(w, r)
 		case SupervisorClaimProcedure:
 			supervisorClaimHandler.ServeHTTP(w, r)
 		case SupervisorPortsProcedure:
@@ -323,6 +489,30 @@ func (UnimplementedSupervisorHandler) Stop(context.Context, *connect.Request[v1.
 
 func (UnimplementedSupervisorHandler) Kill(context.Context, *connect.Request[v1.KillRequest]) (*connect.Response[v1.KillResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Kill is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Signal(context.Context, *connect.Request[v1.SignalRequest]) (*connect.Response[v1.SignalResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Signal is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Pause(context.Context, *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Pause is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Resume is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Grow(context.Context, *connect.Request[v1.GrowRequest]) (*connect.Response[v1.GrowResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Grow is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Health(context.Context, *connect.Request[v1.HealthRequest]) (*connect.Response[v1.HealthResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Health is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Stats(context.Context, *connect.Request[v1.StatsRequest]) (*connect.Response[v1.StatsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Stats is not implemented"))
 }
 
 func (UnimplementedSupervisorHandler) Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error) {

@@ -1,4 +1,6 @@
-package boot
+// Package disks finds the disks of a guest by what its VMM calls them, and grows
+// the file systems on them.
+package disks
 
 import (
 	"context"
@@ -12,17 +14,18 @@ import (
 
 // The disks by the serial that the VMM gives them.
 const (
-	serialBase    = "base"
-	serialOverlay = "overlay"
-	serialWork    = "work"
+	Base    = "base"
+	Overlay = "overlay"
+	Work    = "work"
 )
 
-// findDisks returns the device of each serial, waiting until all are there.
-func findDisks(ctx context.Context, sysBlock string, serials ...string) (map[string]string, error) {
+// Find returns the device of each serial, waiting until all are there; sysBlock is
+// /sys/block.
+func Find(ctx context.Context, sysBlock string, serials ...string) (map[string]string, error) {
 	var found map[string]string
 	missing := ""
 	err := uevent.Wait(ctx, func() bool {
-		found = disksBySerial(sysBlock)
+		found = bySerial(sysBlock)
 		for _, serial := range serials {
 			if found[serial] == "" {
 				missing = serial
@@ -37,8 +40,8 @@ func findDisks(ctx context.Context, sysBlock string, serials ...string) (map[str
 	return found, nil
 }
 
-// disksBySerial lists the disks that have a serial.
-func disksBySerial(sysBlock string) map[string]string {
+// bySerial lists the disks that have a serial.
+func bySerial(sysBlock string) map[string]string {
 	found := make(map[string]string)
 	entries, err := os.ReadDir(sysBlock)
 	if err != nil {
