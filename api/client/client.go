@@ -7,12 +7,15 @@ package client
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
 
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/api/apierr"
@@ -30,8 +33,8 @@ type Client struct {
 	rpc       bangerv1connect.BangerClient
 	transport *http.Transport
 
-	dialing sync.Mutex // so that concurrent calls start one daemon
-	greeted sync.Once
+	dialing sync.Mutex  // so that concurrent calls start one daemon
+	heard   atomic.Bool // a daemon has answered
 	greet   func(banger.Build)
 }
 
@@ -74,13 +77,52 @@ func (c *Client) Home() layout.Home { return c.home }
 // listening hears from the first answer what build the daemon is of.
 type listening struct{ c *Client }
 
-// RoundTrip implements http.RoundTripper.
+// RoundTrip implements http.RoundTripper. What no daemon has answered yet is sent
+// again if the daemon was killed as it took it: another one starts.
 func (l listening) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := l.c.transport.RoundTrip(req)
-	if err == nil && l.c.greet != nil {
-		l.c.greeted.Do(func() { l.c.greet(banger.BuildOfHeader(res.Header.Get(banger.BuildHeader))) })
+	if err != nil && !l.c.heard.Load() && cut(err) && repeatable(req) {
+		if again := req.Clone(req.Context()); renew(again) {
+			res, err = l.c.transport.RoundTrip(again)
+		}
+	}
+	if err == nil && !l.c.heard.Swap(true) && l.c.greet != nil {
+		l.c.greet(banger.BuildOfHeader(res.Header.Get(banger.BuildHeader)))
 	}
 	return res, err
+}
+
+// cut reports whether the connection ended without an answer.
+func cut(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
+}
+
+// repeatable reports whether a call that may have reached a daemon that died may
+// be made again. One that makes or starts a VM may: before its first word a daemon
+// has done nothing that the next does not undo.
+func repeatable(req *http.Request) bool {
+	switch req.URL.Path {
+	case bangerv1connect.BangerStatusProcedure, bangerv1connect.BangerListVMsProcedure,
+		bangerv1connect.BangerGetVMProcedure, bangerv1connect.BangerLinkVMProcedure,
+		bangerv1connect.BangerListImagesProcedure, bangerv1connect.BangerListKernelsProcedure,
+		bangerv1connect.BangerListTemplatesProcedure, bangerv1connect.BangerListPortsProcedure,
+		bangerv1connect.BangerGetPolicyProcedure, bangerv1connect.BangerCheckPolicyProcedure,
+		bangerv1connect.BangerDiskUsageProcedure,
+		bangerv1connect.BangerCreateVMProcedure, bangerv1connect.BangerStartVMProcedure:
+		return true
+	}
+	return false
+}
+
+// renew gives a request its body again.
+func renew(req *http.Request) bool {
+	if req.GetBody == nil {
+		return false
+	}
+	body, err := req.GetBody()
+	req.Body = body
+	return err == nil
 }
 
 // CloseIdleConnections is what http.Client looks for.

@@ -15,17 +15,17 @@ const spareConfig = "[vm_defaults]\nmemory = \"512M\"\n[spares]\nmemory = \"300M
 // awaitSpare waits until a spare is there, and returns its directory.
 func (h *home) awaitSpare() string {
 	h.t.Helper()
-	eventually(h.t, "a spare waits", func() bool {
+	var marks []string
+	eventually(h.t, "a spare waits, and none is being made", func() bool {
 		var status struct {
 			Spares int `json:"spares"`
 		}
-		return json.Unmarshal([]byte(h.must("daemon", "status", "--json")), &status) == nil && status.Spares > 0
+		must(h.t, json.Unmarshal([]byte(h.must("daemon", "status", "--json")), &status))
+		var err error
+		marks, err = filepath.Glob(filepath.Join(h.dir, "state", "vms", "*", "spare"))
+		must(h.t, err)
+		return status.Spares > 0 && status.Spares == len(marks)
 	})
-	marks, err := filepath.Glob(filepath.Join(h.dir, "state", "vms", "*", "spare"))
-	must(h.t, err)
-	if len(marks) == 0 {
-		h.t.Fatal("no directory is a spare's")
-	}
 	return filepath.Dir(marks[0])
 }
 
