@@ -7,7 +7,6 @@ package client
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"golang.org/x/sys/unix"
 
 	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/api/apierr"
@@ -81,7 +79,7 @@ type listening struct{ c *Client }
 // again if the daemon was killed as it took it: another one starts.
 func (l listening) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := l.c.transport.RoundTrip(req)
-	if err != nil && !l.c.heard.Load() && cut(err) && repeatable(req) {
+	if err != nil && !l.c.heard.Load() && cut(req, err) && repeatable(req) {
 		if again := req.Clone(req.Context()); renew(again) {
 			res, err = l.c.transport.RoundTrip(again)
 		}
@@ -92,10 +90,10 @@ func (l listening) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, err
 }
 
-// cut reports whether the connection ended without an answer.
-func cut(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
+// cut reports whether there was a connection that ended without an answer.
+func cut(req *http.Request, err error) bool {
+	var unreached *startError
+	return !errors.As(err, &unreached) && req.Context().Err() == nil
 }
 
 // repeatable reports whether a call that may have reached a daemon that died may
