@@ -14,6 +14,7 @@ import (
 
 	"github.com/banger-dev/banger/internal/agent/boot"
 	"github.com/banger-dev/banger/internal/agent/copying"
+	"github.com/banger-dev/banger/internal/agent/identity"
 	"github.com/banger-dev/banger/internal/agent/link"
 	"github.com/banger-dev/banger/internal/agent/process"
 	"github.com/banger-dev/banger/internal/agent/service"
@@ -80,14 +81,18 @@ func serve(args []string) error {
 	}
 	processes := process.NewManager(process.Options{CgroupRoot: commandCgroups(), Log: log})
 	defer processes.Close()
+	random, err := identity.OpenRandom()
+	if err != nil {
+		return err
+	}
 	g := &guest{
-		processes: processes, log: log,
+		random: random, processes: processes, log: log,
 		identified: os.NewFile(boot.IdentifiedFD, "identified"),
 		online:     make(chan struct{}), ctx: ctx,
 	}
 	defer g.setup.Wait()
 	defer cancel()
-	if g.rpc, err = service.New(ctx, service.Options{Init: args[0], Warm: g.warm, Log: log}); err != nil {
+	if g.rpc, err = service.New(ctx, service.Options{Init: args[0], Warm: g.warm, Random: random, Log: log}); err != nil {
 		return err
 	}
 	defer g.rpc.Wait()

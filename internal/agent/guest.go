@@ -25,6 +25,7 @@ import (
 // serves none.
 type guest struct {
 	rpc       *service.Service
+	random    *identity.Random
 	processes *process.Manager
 	log       *slog.Logger
 
@@ -38,8 +39,8 @@ type guest struct {
 	known      bool
 	boot       *agentv1.Boot
 	ssh        *sshd.Server
-	// clock is to be set before a stream is served; nil: it was, with Boot.
-	clock *lateClock
+	// late is to be done before a stream is served; nil: nothing.
+	late *settling
 
 	// online is closed when the root is complete and the network has been set up,
 	// or could not be. Until then no command is run.
@@ -69,11 +70,10 @@ func (g *guest) Boot(payload []byte) {
 		return
 	}
 	apply, late := g.ways(boot)
-	if err := apply(boot); errors.Is(err, identity.ErrNotOwn) {
-		g.log.Error("this guest takes no commands", "cause", err)
+	err := apply(boot, g.random)
+	g.failed(err)
+	if errors.Is(err, identity.ErrNotOwn) {
 		return
-	} else if err != nil {
-		g.log.Error("identity is not complete", "cause", err)
 	}
 	select {
 	case <-g.online:
@@ -83,26 +83,26 @@ func (g *guest) Boot(payload []byte) {
 	g.rpc.SetTemplate(boot.Template)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.boot, g.ssh, g.known, g.clock = boot, nil, true, late
+	g.boot, g.ssh, g.known, g.late = boot, nil, true, late
 }
 
-// lateClock is the time of a Boot that is set behind the answer to it.
-type lateClock struct {
-	time, heard time.Time
-	set         chan struct{} // closed when it is, or could not be
+// settling is what is left to do of a Boot behind the answer to it.
+type settling struct {
+	boot  *agentv1.Boot
+	heard time.Time
+	done  chan struct{} // closed when it is, or could not be
 }
 
-// ways is how boot is applied, and when its clock is set: nil, at once.
-func (g *guest) ways(boot *agentv1.Boot) (apply func(*agentv1.Boot) error, late *lateClock) {
+// ways is how boot is applied, and what is left of it for later.
+func (g *guest) ways(boot *agentv1.Boot) (apply func(*agentv1.Boot, *identity.Random) error, late *settling) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	copied := g.known && g.boot.Template && !boot.Template
-	// A doorbell may have been given up before the clock was set.
-	if !copied && g.clock == nil {
+	// A doorbell may have been given up before all was done.
+	if !copied && g.late == nil {
 		return identity.Apply, nil
 	}
-	late = &lateClock{time: time.Unix(0, boot.TimeUnixNs), heard: time.Now(), set: make(chan struct{})}
-	return identity.Resume, late
+	return identity.Resume, &settling{boot: boot, heard: time.Now(), done: make(chan struct{})}
 }
 
 // connect sets the network up. A copy of a guest has that of its original
@@ -130,7 +130,7 @@ func (g *guest) connect(n *agentv1.Network) {
 // when the identity is applied: the image's init takes the processor for
 // seconds, and the host waits for an answer.
 func (g *guest) Started() {
-	g.setClock()
+	g.settle()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.known || g.identified == nil {
@@ -150,34 +150,43 @@ func (g *guest) Started() {
 	g.rpc.Identified()
 }
 
-// setClock sets the clock of a copy, which until then serves no stream.
-func (g *guest) setClock() {
+// settle does what is left to do of a Boot.
+func (g *guest) settle() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.clock == nil {
+	if g.late == nil {
 		return
 	}
-	if err := identity.SetClock(g.clock.time.Add(time.Since(g.clock.heard))); err != nil {
-		g.log.Error("this guest takes no commands", "cause", err)
-		g.known = false
-	}
-	close(g.clock.set)
-	g.clock = nil
+	err := identity.Settle(g.late.boot, g.late.heard)
+	g.failed(err)
+	g.known = g.known && !errors.Is(err, identity.ErrNotOwn)
+	close(g.late.done)
+	g.late = nil
 }
 
-// awaitClock returns when no clock is to be set any more.
-func (g *guest) awaitClock() {
+// failed says what could not be done of a Boot.
+func (g *guest) failed(err error) {
+	switch {
+	case errors.Is(err, identity.ErrNotOwn):
+		g.log.Error("this guest takes no commands", "cause", err)
+	case err != nil:
+		g.log.Error("identity is not complete", "cause", err)
+	}
+}
+
+// awaitSettled returns when nothing of a Boot is left to do.
+func (g *guest) awaitSettled() {
 	g.mu.Lock()
-	late := g.clock
+	late := g.late
 	g.mu.Unlock()
 	if late != nil {
-		<-late.set
+		<-late.done
 	}
 }
 
 // Stream implements link.Handler.
 func (g *guest) Stream(conn net.Conn, port uint32, broken func() bool) {
-	g.awaitClock()
+	g.awaitSettled()
 	if !g.serves(port) {
 		abort(conn)
 		return

@@ -83,11 +83,11 @@ func TestACopyWithoutEntropyIsNobodys(t *testing.T) {
 	}
 }
 
-// TestClockOfACopy: until a copy's clock is set it serves no stream, and none at
+// TestCopyThatSettles: until a copy has its clock it serves no stream, and none at
 // all if it cannot be set.
-func TestClockOfACopy(t *testing.T) {
+func TestCopyThatSettles(t *testing.T) {
 	g := &guest{log: slog.New(slog.DiscardHandler)}
-	somebody := &agentv1.Boot{TimeUnixNs: -2e9} // settimeofday takes no such time
+	somebody := &agentv1.Boot{TimeUnixNs: -2e18} // settimeofday takes no such time
 	if _, late := g.ways(somebody); late != nil {
 		t.Error("a guest that boots waits for its clock")
 	}
@@ -99,7 +99,7 @@ func TestClockOfACopy(t *testing.T) {
 	if late == nil {
 		t.Fatal("a copy does not wait for its clock")
 	}
-	g.boot, g.clock = somebody, late
+	g.boot, g.late = somebody, late
 	if _, again := g.ways(somebody); again == nil {
 		t.Error("at another doorbell it does not wait any more")
 	}
@@ -109,12 +109,12 @@ func TestClockOfACopy(t *testing.T) {
 		defer close(served)
 		g.Stream(server, linkwire.PortRPC, nil)
 	}()
-	g.setClock()
+	g.settle()
 	<-served
 	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("read: %v", err)
 	}
-	if g.clock != nil || g.known {
+	if g.late != nil || g.known {
 		t.Error("a guest whose clock could not be set is known")
 	}
 }

@@ -213,7 +213,7 @@ func (m *machine) buildDir(ctx context.Context, op *operation, p parts) error {
 	if err != nil {
 		return err
 	}
-	if err := trace.Do(ctx, "write spec.json", func() error { return writeSpec(temp, spec) }); err != nil {
+	if err := trace.Do(ctx, "write spec.json", func() error { return writeSpec(temp, spec, m.look().rec.Ephemeral) }); err != nil {
 		return err
 	}
 	if err := op.step(ctx, stepRename); err != nil {
@@ -281,7 +281,7 @@ func removeDir(dir layout.Instance) error {
 // remove deletes the record with its operation, and forgets the machine.
 func (m *machine) remove(ctx context.Context) error {
 	m.saving.Lock()
-	err := m.d.store.Update(ctx, func(tx *store.Tx) error { return tx.Forget(m.id) })
+	err := m.update(ctx, func(tx *store.Tx) error { return tx.Forget(m.id) })
 	if err == nil {
 		m.set(func() { m.gone = true })
 	}

@@ -184,10 +184,13 @@ func (h *host) awaitEnd() error {
 
 func anyProgram(string) bool { return true }
 
-// endAll ends every process of the home.
-func (h *host) endAll() {
+// endAll ends every process of the home's VMs.
+func (h *host) endAll() { h.endIn(h.home.VMs()) }
+
+// endIn ends every process of the VMs in a directory.
+func (h *host) endIn(dir string) {
 	for range 3 { // a supervisor may start a VMM while we look
-		for _, f := range process.Working(h.home.VMs(), anyProgram) {
+		for _, f := range process.Working(dir, anyProgram) {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			process.End(ctx, f.PID, f.Start)
 			cancel()

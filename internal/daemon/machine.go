@@ -131,7 +131,7 @@ func (m *machine) save(ctx context.Context, change func(*store.VM), with ...func
 	}
 	rec := now.rec
 	change(&rec)
-	err := m.d.store.Update(ctx, func(tx *store.Tx) error {
+	err := m.update(ctx, func(tx *store.Tx) error {
 		if err := tx.PutVM(rec); err != nil {
 			return err
 		}
@@ -147,6 +147,15 @@ func (m *machine) save(ctx context.Context, change func(*store.VM), with ...func
 	}
 	m.set(func() { m.rec = rec })
 	return nil
+}
+
+// update changes the store. A VM that is deleted with its client does not outlive
+// the host: nothing waits for the disk on its behalf.
+func (m *machine) update(ctx context.Context, f func(*store.Tx) error) error {
+	if m.look().rec.Ephemeral {
+		return m.d.store.UpdateLazily(ctx, f)
+	}
+	return m.d.store.Update(ctx, f)
 }
 
 // interruptible makes a context that interruptOperation cancels, for the

@@ -74,7 +74,7 @@ func (m *machine) beginWith(ctx context.Context, kind store.Kind, detail json.Ra
 // step records that the operation is about to do something.
 func (o *operation) step(ctx context.Context, name string) error {
 	o.rec.Step = name
-	err := o.m.d.store.Update(ctx, func(tx *store.Tx) error { return tx.Step(o.rec) })
+	err := o.m.update(ctx, func(tx *store.Tx) error { return tx.Step(o.rec) })
 	if err != nil {
 		return err
 	}

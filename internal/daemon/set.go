@@ -181,7 +181,7 @@ func (m *machine) rewriteSpec() error {
 	}
 	rec := m.look().rec
 	spec.Name, spec.Vcpu, spec.MemoryMib, spec.Nat = rec.Name, int32(rec.VCPU), rec.MemoryMiB, rec.NAT
-	return writeSpec(m.dir, spec)
+	return writeSpec(m.dir, spec, false)
 }
 
 // growDisks makes the disks larger: through the supervisor of a VM that runs, else

@@ -28,8 +28,9 @@ const (
 	spareBurst = 10 * time.Second
 	// spareTick is how often pools are looked at while there are any.
 	spareTick = 30 * time.Second
-	// spareHush is how long nothing is made after a start: making takes all of a
-	// processor, which the command in that VM wants. A loop lives on what waits.
+	// spareHush is how long nothing is made after a start, while spares wait: making
+	// takes all of a processor, which the command in that VM wants. A loop lives on
+	// what waits, and when that is used up on what is made beside it.
 	spareHush = 400 * time.Millisecond
 	// maxArrivals bounds how many starts are remembered of a pool, maxPools how
 	// many pools there are.
@@ -270,7 +271,7 @@ func (s *spares) tend(ctx context.Context, work *sync.WaitGroup) time.Duration {
 // hush is how long nothing is to be made yet. The pool that was used last is the
 // first of order.
 func (s *spares) hush(order []*pool, now time.Time) time.Duration {
-	if len(order) == 0 {
+	if len(order) == 0 || len(order[0].ready) == 0 {
 		return 0
 	}
 	return max(0, spareHush-now.Sub(order[0].used()))

@@ -99,7 +99,7 @@ func (m *machine) claim(ctx context.Context, op *operation, sp *spare) (*vmv1.St
 	if err != nil {
 		return nil, err
 	}
-	answer, err := sp.client.Claim(ctx, connect.NewRequest(&vmv1.ClaimRequest{Spec: spec}))
+	answer, err := sp.client.Claim(ctx, connect.NewRequest(&vmv1.ClaimRequest{Spec: spec, Lazy: m.look().rec.Ephemeral}))
 	if err != nil {
 		return nil, err
 	}

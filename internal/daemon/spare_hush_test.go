@@ -5,20 +5,23 @@ import (
 	"time"
 )
 
-// While VMs are started one after another no spare is made.
+// While VMs are started from spares one after another none is made.
 func TestNoSpareIsMadeBesideAStart(t *testing.T) {
 	now := time.Now()
 	s := &spares{}
-	order := func(ago time.Duration) []*pool { return []*pool{{arrivals: []time.Time{now.Add(-ago)}}, {}} }
+	order := func(ago time.Duration, ready ...*spare) []*pool {
+		return []*pool{{arrivals: []time.Time{now.Add(-ago)}, ready: ready}, {ready: []*spare{{}}}}
+	}
 	for _, c := range []struct {
 		order []*pool
 		want  time.Duration
 	}{
 		{nil, 0},
-		{order(0), spareHush},
-		{order(spareHush / 4), spareHush * 3 / 4},
-		{order(spareHush), 0},
-		{order(time.Hour), 0},
+		{order(0), 0},
+		{order(0, &spare{}), spareHush},
+		{order(spareHush/4, &spare{}), spareHush * 3 / 4},
+		{order(spareHush, &spare{}), 0},
+		{order(time.Hour, &spare{}), 0},
 	} {
 		if got := s.hush(c.order, now); got != c.want {
 			t.Errorf("%d pools: %v, want %v", len(c.order), got, c.want)

@@ -120,7 +120,7 @@ func (s *spares) furnish(ctx context.Context, sp *spare, found template.Template
 	if err != nil {
 		return err
 	}
-	return writeSpec(sp.dir, spec)
+	return writeSpec(sp.dir, spec, true)
 }
 
 // spawn starts the supervisor, which ends with the pipe that it is given unless

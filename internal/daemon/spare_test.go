@@ -268,7 +268,7 @@ func TestASpareThatEndsIsReplaced(t *testing.T) {
 	h.mustWarm(usualMiB)
 	h.awaitSpares(1)
 	old := h.spareDirs()[0]
-	h.endAll()
+	h.endIn(filepath.Dir(old)) // and not what replaces it
 	h.eventually("another waits", func() bool {
 		dirs := h.spareDirs()
 		return len(dirs) == 1 && dirs[0] != old && h.status().Spares == 1

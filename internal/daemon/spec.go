@@ -78,13 +78,18 @@ func guestNetwork() (*agentv1.Network, error) {
 	}, nil
 }
 
-// writeSpec puts spec into dir, in one step.
-func writeSpec(dir layout.Instance, spec *vmv1.Spec) error {
+// writeSpec puts spec into dir, in one step. With lazy it does not wait for the
+// disk.
+func writeSpec(dir layout.Instance, spec *vmv1.Spec, lazy bool) error {
 	data, err := protojson.MarshalOptions{Multiline: true}.Marshal(spec)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(dir.Spec(), append(data, '\n'), 0o600)
+	write := atomicfile.Write
+	if lazy {
+		write = atomicfile.WriteVolatile
+	}
+	return write(dir.Spec(), append(data, '\n'), 0o600)
 }
 
 // readSpec reads the spec of an instance. Unknown fields are passed over: an

@@ -219,7 +219,7 @@ func (m *machine) refreshSpec(ctx context.Context, r *reporter) (*firstRun, erro
 	if err != nil {
 		return nil, err
 	}
-	return first, writeSpec(m.dir, spec)
+	return first, writeSpec(m.dir, spec, m.look().rec.Ephemeral)
 }
 
 // firstDisks gives a VM that was created and has never run the disks of a

@@ -219,7 +219,7 @@ func (t *templates) prepare(ctx context.Context, r *recipe, dir layout.Instance)
 	if err != nil {
 		return err
 	}
-	if err := writeSpec(dir, spec); err != nil {
+	if err := writeSpec(dir, spec, false); err != nil {
 		return err
 	}
 	return fault.Point(stepPrepared)

@@ -129,9 +129,10 @@ type Link interface {
 	// Broken is closed when the present session ends. With no session it is
 	// closed already.
 	Broken() <-chan struct{}
-	// End ends the present session, if there is one, and keeps the channels for
-	// the next Reset. When it returns nothing is read from the guest. ctx bounds
-	// the wait for a Reset under way.
+	// End ends the present session, if there is one, at both ends, and keeps the
+	// channels for the next Reset. When it returns nothing is read from the guest,
+	// which does nothing any more for that session. ctx bounds the wait for a Reset
+	// under way and for the guest.
 	End(ctx context.Context) error
 	// Close ends the session and lets go of the channels.
 	Close() error

@@ -123,7 +123,7 @@ func (l *Link) agree(ctx context.Context, payload []byte) error {
 // ring resets over the present channels. They are kept when nothing but the time
 // was over: whatever is on them, the next nonce is found behind it.
 func (l *Link) ring(ctx context.Context, payload []byte) error {
-	err := l.ch.reset(ctx, payload, l.limits)
+	err := l.ch.agree(ctx, linkwire.KindReset, payload, l.limits)
 	if err != nil && ctx.Err() == nil {
 		l.disconnect()
 	}
@@ -195,6 +195,13 @@ func (l *Link) End(ctx context.Context) error {
 	}
 	defer func() { l.turn <- struct{}{} }()
 	l.replace(nil)
+	if l.ch == nil {
+		return nil
+	}
+	if err := l.ch.agree(ctx, linkwire.KindEnd, nil, l.limits); err != nil {
+		l.disconnect()
+		return err
+	}
 	return nil
 }
 

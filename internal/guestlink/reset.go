@@ -44,19 +44,19 @@ func (c *channels) close() {
 	c.ctl.Close()
 }
 
-// reset rings until the agent has answered. The agent may not have opened its
+// agree rings until the agent has answered a doorbell of kind. The agent may not have opened its
 // ports yet, and an answer may be lost while the VMM changes from an earlier
 // supervisor's connection to this one, so it rings again, each time after a
 // longer wait and with a nonce of its own: an answer to an earlier ring is then
 // nothing but bytes to be discarded, as is all that an earlier session left.
-func (c *channels) reset(ctx context.Context, payload []byte, lim limits) error {
+func (c *channels) agree(ctx context.Context, kind byte, payload []byte, lim limits) error {
 	evicted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(evicted)
 		c.data.SetDeadline(time.Unix(1, 0))
 		c.ctl.SetDeadline(time.Unix(1, 0))
 	})
-	err := c.agree(ctx, payload, lim)
+	err := c.ringOn(ctx, kind, payload, lim)
 	if !stop() {
 		// A late deadline would hit whoever uses the channels next.
 		<-evicted
@@ -67,10 +67,10 @@ func (c *channels) reset(ctx context.Context, payload []byte, lim limits) error 
 	return c.data.SetDeadline(time.Time{})
 }
 
-// agree rings with longer and longer waits.
-func (c *channels) agree(ctx context.Context, payload []byte, lim limits) error {
+// ringOn rings with longer and longer waits.
+func (c *channels) ringOn(ctx context.Context, kind byte, payload []byte, lim limits) error {
 	for wait := lim.firstRing; ; wait = min(2*wait, lim.lastRing) {
-		err := c.ring(ctx, payload, wait, lim.stale)
+		err := c.ring(ctx, kind, payload, wait, lim.stale)
 		switch {
 		case err == nil:
 			return nil
@@ -84,8 +84,8 @@ func (c *channels) agree(ctx context.Context, payload []byte, lim limits) error 
 
 // ring writes one doorbell and waits for its answer behind at most stale bytes. The
 // error is os.ErrDeadlineExceeded when wait is over.
-func (c *channels) ring(ctx context.Context, payload []byte, wait time.Duration, stale int64) error {
-	bell := linkwire.Doorbell{Kind: linkwire.KindReset, Payload: payload}
+func (c *channels) ring(ctx context.Context, kind byte, payload []byte, wait time.Duration, stale int64) error {
+	bell := linkwire.Doorbell{Kind: kind, Payload: payload}
 	if _, err := rand.Read(bell.Nonce[:]); err != nil {
 		return err
 	}
@@ -101,6 +101,9 @@ func (c *channels) ring(ctx context.Context, payload []byte, wait time.Duration,
 	}
 	if err := linkwire.SkipTo(c.in, bell.Nonce, stale); err != nil {
 		return fmt.Errorf("data channel: %w", err)
+	}
+	if kind == linkwire.KindEnd {
+		return nil
 	}
 	if _, err := c.data.Write(linkwire.Preamble(bell.Nonce)); err != nil {
 		return fmt.Errorf("data channel: %w", err)

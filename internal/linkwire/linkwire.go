@@ -12,6 +12,9 @@
 //     the same preamble; the agent discards until it has seen that.
 //  4. Both start a new yamux session on data, the host as its client.
 //
+// A guest that is to stand still gets a Doorbell of KindEnd first: only steps 1 to 3
+// then, and of 3 only the first half.
+//
 // Every stream then begins with the guest port it is for, 4 bytes little-endian
 // (AppendPort); on a VMM with vsock the port is the vsock port, and nothing is
 // written.
@@ -35,6 +38,9 @@ const (
 	// KindReset starts a session. The payload is empty or a serialised
 	// banger.agent.v1.Boot, which the agent applies before the session starts.
 	KindReset byte = 1
+	// KindEnd ends the session, and starts none: nothing is under way in a guest
+	// that is to be frozen. The agent answers with Preamble(nonce) when it has.
+	KindEnd byte = 2
 )
 
 // Guest ports.

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"sync"
 	"time"
 
 	sqlite "modernc.org/sqlite"
@@ -27,9 +28,14 @@ var migrations embed.FS
 
 // Store is the open database. All methods may be called from any goroutine.
 type Store struct {
-	db   *sql.DB
+	db *sql.DB
+	// lazy commits without waiting for the disk.
+	lazy *sql.DB
 	path string
 	log  *slog.Logger
+	// writing is held by the one transaction: SQLite would have others sleep and
+	// try again.
+	writing sync.Mutex
 }
 
 // Open opens the database at path, making or migrating it as needed. A file
@@ -41,23 +47,37 @@ func Open(path string, log *slog.Logger) (*Store, error) {
 	}
 	// Every commit is on disk before it returns (synchronous=FULL): an
 	// operation that was recorded is still recorded after a power cut.
+	db, err := connect(path, "FULL", 2)
+	if err != nil {
+		return nil, explain(path, err)
+	}
+	lazy, err := connect(path, "NORMAL", 1)
+	if err != nil {
+		db.Close()
+		return nil, explain(path, err)
+	}
+	s := &Store{db: db, lazy: lazy, path: path, log: log}
+	if err := s.prepare(context.Background()); err != nil {
+		s.Close()
+		return nil, explain(path, err)
+	}
+	return s, nil
+}
+
+// connect opens the database with commits that are as synchronous as said.
+func connect(path, synchronous string, most int) (*sql.DB, error) {
 	query := url.Values{"_pragma": {
-		"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)",
+		"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(" + synchronous + ")",
 		"foreign_keys(ON)", "cache_size(-512)", "trusted_schema(OFF)",
 	}, "_txlock": {"immediate"}}
 	dsn := (&url.URL{Scheme: "file", Path: path, RawQuery: query.Encode()}).String()
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
-		return nil, explain(path, err)
+		return nil, err
 	}
-	db.SetMaxOpenConns(2)
+	db.SetMaxOpenConns(most)
 	db.SetConnMaxIdleTime(0)
-	s := &Store{db: db, path: path, log: log}
-	if err := s.prepare(context.Background()); err != nil {
-		db.Close()
-		return nil, explain(path, err)
-	}
-	return s, nil
+	return db, nil
 }
 
 // precreate makes the file with a mode of its own: SQLite would use the umask.
@@ -141,14 +161,26 @@ func (s *Store) migrate(ctx context.Context, file string, version int) error {
 }
 
 // Close closes the database.
-func (s *Store) Close() error { return s.db.Close() }
+func (s *Store) Close() error { return errors.Join(s.lazy.Close(), s.db.Close()) }
 
 // Update runs f in one transaction; an error from f, or from the commit, means
 // that nothing was changed.
 func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
+	return s.update(ctx, s.db, "store: commit, with fsync", f)
+}
+
+// UpdateLazily is Update for what means nothing after the host has gone down: it
+// does not wait for the disk. A power cut may undo it; a crash of ours does not.
+func (s *Store) UpdateLazily(ctx context.Context, f func(*Tx) error) error {
+	return s.update(ctx, s.lazy, "store: commit", f)
+}
+
+func (s *Store) update(ctx context.Context, db *sql.DB, commit string, f func(*Tx) error) error {
 	whole := trace.Begin(ctx, "store: transaction")
 	defer whole.End()
-	tx, err := s.db.BeginTx(ctx, nil)
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return explain(s.path, err)
 	}
@@ -156,7 +188,7 @@ func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
 	if err := f(&Tx{ctx: ctx, tx: tx, path: s.path}); err != nil {
 		return err
 	}
-	if err := trace.Do(ctx, "store: commit, with fsync", tx.Commit); err != nil {
+	if err := trace.Do(ctx, commit, tx.Commit); err != nil {
 		return explain(s.path, err)
 	}
 	return nil

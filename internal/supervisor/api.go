@@ -146,7 +146,7 @@ func (a api) started(ctx context.Context) error {
 
 // Claim implements vmv1connect.SupervisorHandler.
 func (a api) Claim(ctx context.Context, r *connect.Request[vmv1.ClaimRequest]) (*connect.Response[vmv1.ClaimResponse], error) {
-	if err := a.s.claim(ctx, r.Msg.Spec); err != nil {
+	if err := a.s.claim(ctx, r.Msg.Spec, r.Msg.Lazy); err != nil {
 		return nil, apierr.ToConnect(err)
 	}
 	now, _ := a.s.status.get()

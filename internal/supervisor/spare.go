@@ -34,6 +34,7 @@ var errNoOwner = errors.New("the daemon that made the spare has let go of it")
 // claim is a call of Claim under way.
 type claim struct {
 	spec *vmv1.Spec
+	lazy bool
 	done chan error
 }
 
@@ -48,7 +49,7 @@ type claim struct {
 func (s *supervisor) runSpare(ctx context.Context) error {
 	c, err := s.awaitClaim(ctx)
 	if err == nil {
-		err = s.accept(context.WithoutCancel(ctx), c.spec)
+		err = s.accept(context.WithoutCancel(ctx), c)
 		if err == nil {
 			close(s.started)
 		}
@@ -120,7 +121,7 @@ func (s *supervisor) prepare(ctx context.Context) error {
 	if err := s.rehearse(ctx); err != nil {
 		return err
 	}
-	if err := vm.Link().End(ctx); err != nil {
+	if err := s.hangUp(ctx); err != nil {
 		return err
 	}
 	if err := pauser.Pause(ctx); err != nil {
@@ -179,15 +180,16 @@ func throwAway(serialised []byte) ([]byte, error) {
 	return proto.Marshal(boot)
 }
 
-// accept makes the spare the VM of spec.
-func (s *supervisor) accept(ctx context.Context, spec *vmv1.Spec) error {
+// accept makes the spare the VM of c.
+func (s *supervisor) accept(ctx context.Context, c *claim) error {
+	spec := c.spec
 	ctx, cancel := context.WithTimeout(ctx, claimTime)
 	defer cancel()
 	if err := sameMachine(s.spec, spec); err != nil {
 		return err
 	}
 	// The successor of a supervisor that crashes from here on finds a VM.
-	if err := trace.Do(ctx, "write the spec", func() error { return writeSpec(s.dir.Spec(), spec) }); err != nil {
+	if err := trace.Do(ctx, "write the spec", func() error { return writeSpec(s.dir.Spec(), spec, c.lazy) }); err != nil {
 		return err
 	}
 	if err := fault.Point("claim.written", s.vm.Info().PID); err != nil {
@@ -237,21 +239,27 @@ func sameMachine(ours, spec *vmv1.Spec) error {
 	return nil
 }
 
-// writeSpec puts spec where a successor, and the next start, look for it.
-func writeSpec(path string, spec *vmv1.Spec) error {
+// writeSpec puts spec where a successor, and the next start, look for it. With
+// lazy it does not wait for the disk.
+func writeSpec(path string, spec *vmv1.Spec, lazy bool) error {
 	data, err := protojson.MarshalOptions{Multiline: true}.Marshal(spec)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(path, append(data, '\n'), 0o600)
+	write := atomicfile.Write
+	if lazy {
+		write = atomicfile.WriteVolatile
+	}
+	return write(path, append(data, '\n'), 0o600)
 }
 
-// claim hands spec to a spare that waits, and returns when that is its VM.
-func (s *supervisor) claim(ctx context.Context, spec *vmv1.Spec) error {
+// claim hands what is claimed to a spare that waits, and returns when that is its
+// VM.
+func (s *supervisor) claim(ctx context.Context, spec *vmv1.Spec, lazy bool) error {
 	if spec == nil || !s.status.begin(stateStarting, stateSpare) {
 		return banger.Errorf(banger.CodeWrongState, "this supervisor is no spare that waits")
 	}
-	c := &claim{spec: spec, done: make(chan error, 1)}
+	c := &claim{spec: spec, lazy: lazy, done: make(chan error, 1)}
 	s.claims <- c // there is room for the one that may be
 	select {
 	case err := <-c.done:

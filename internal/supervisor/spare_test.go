@@ -38,7 +38,7 @@ func launchSpare(t *testing.T) (dir layout.Instance, cmd *exec.Cmd, owner *os.Fi
 		t.Fatal(err)
 	}
 	dir = layout.Instance(t.TempDir())
-	if err := writeSpec(dir.Spec(), spareSpec(t, dir, from)); err != nil {
+	if err := writeSpec(dir.Spec(), spareSpec(t, dir, from), false); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(dir.Spare(), nil, 0o600); err != nil {

@@ -114,6 +114,9 @@ func (s *supervisor) bootAndFreeze(ctx context.Context) error {
 	if err := s.warmGuest(ctx); err != nil {
 		return fmt.Errorf("%w; the console's end: %s", s.orItsEnd(ctx, err), said)
 	}
+	if err := s.hangUp(ctx); err != nil {
+		return err
+	}
 	if err := s.vm.Link().Close(); err != nil {
 		return err
 	}
@@ -126,6 +129,26 @@ func (s *supervisor) bootAndFreeze(ctx context.Context) error {
 	}
 	s.log.Info("the guest is frozen", "took_ms", time.Since(began).Milliseconds())
 	return nil
+}
+
+// hungUpTime is what a guest gets, once a session has ended, to do what that left
+// it to do. It says nothing when it has.
+const hungUpTime = 50 * time.Millisecond
+
+// hangUp ends the session: a guest that is frozen with one ends it in each of its
+// copies, while a command waits.
+func (s *supervisor) hangUp(ctx context.Context) error {
+	if err := s.vm.Link().End(ctx); err != nil {
+		return err
+	}
+	timer := time.NewTimer(hungUpTime)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // orItsEnd is how the VM ended, if it has, else err: of a VMM that dies the

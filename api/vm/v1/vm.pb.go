@@ -1379,7 +1379,10 @@ type ClaimRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its machine is that of the spare: only who the VM is, and what it may reach,
 	// is new.
-	Spec          *Spec `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Spec *Spec `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// The VM means nothing after the host has gone down: its spec need not be on the
+	// disk when the answer comes.
+	Lazy          bool `protobuf:"varint,2,opt,name=lazy,proto3" json:"lazy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1419,6 +1422,13 @@ func (x *ClaimRequest) GetSpec() *Spec {
 		return x.Spec
 	}
 	return nil
+}
+
+func (x *ClaimRequest) GetLazy() bool {
+	if x != nil {
+		return x.Lazy
+	}
+	return false
 }
 
 type ClaimResponse struct {
@@ -1569,9 +1579,10 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x0fwork_used_bytes\x18\x05 \x01(\x03R\rworkUsedBytes\x12(\n" +
 	"\x10work_total_bytes\x18\x06 \x01(\x03R\x0eworkTotalBytes\x12,\n" +
 	"\x12overlay_used_bytes\x18\a \x01(\x03R\x10overlayUsedBytes\x12.\n" +
-	"\x13overlay_total_bytes\x18\b \x01(\x03R\x11overlayTotalBytes\"6\n" +
+	"\x13overlay_total_bytes\x18\b \x01(\x03R\x11overlayTotalBytes\"J\n" +
 	"\fClaimRequest\x12&\n" +
-	"\x04spec\x18\x01 \x01(\v2\x12.banger.vm.v1.SpecR\x04spec\"E\n" +
+	"\x04spec\x18\x01 \x01(\v2\x12.banger.vm.v1.SpecR\x04spec\x12\x12\n" +
+	"\x04lazy\x18\x02 \x01(\bR\x04lazy\"E\n" +
 	"\rClaimResponse\x124\n" +
 	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status2\xe8\x05\n" +
 	"\n" +

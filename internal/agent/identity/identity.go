@@ -22,10 +22,10 @@ const maxHostname = 64
 // Apply applies boot, but for the network's addresses (ApplyNetwork). It does as
 // much as it can; the error joins what it could not do. Entropy comes first, so
 // that nothing is made from an old state of it.
-func Apply(boot *agentv1.Boot) error {
+func Apply(boot *agentv1.Boot, random *Random) error {
 	var errs failures
 	if len(boot.Entropy) > 0 {
-		errs.add("entropy", AddEntropy(boot.Entropy))
+		errs.add("entropy", random.AddEntropy(boot.Entropy))
 	}
 	errs.add("names", applyNames(boot))
 	if boot.TimeUnixNs > 0 {
@@ -34,7 +34,7 @@ func Apply(boot *agentv1.Boot) error {
 	return errors.Join(errs...)
 }
 
-// applyNames makes host name, machine id and name servers boot's.
+// applyNames makes host name, machine id and name servers those of boot.
 func applyNames(boot *agentv1.Boot) error {
 	var errs failures
 	errs.add("host name", applyHostname("/etc", boot.Hostname))
@@ -57,24 +57,35 @@ func (f *failures) add(what string, err error) {
 // minEntropy is what a copy of a guest must get, in bytes.
 const minEntropy = 32
 
-// Resume makes a guest that was frozen the one of boot, but for its clock. Without
-// entropy it would repeat what its siblings draw: after ErrNotOwn nothing else may
-// run in it. Other errors are what else could not be done.
-//
-// The clock, which stood still, is set by SetClock before a command runs, and
-// after the host has its answer: the init system looks at all its timers then, and
-// would take the processor from what the host waits for.
-func Resume(boot *agentv1.Boot) error {
+// Resume makes a guest that was frozen another one than its siblings; with Settle
+// it is the one of boot. After an error of either nothing else may run in it: it
+// would repeat what they draw, or live at another time.
+func Resume(boot *agentv1.Boot, random *Random) error {
 	if len(boot.Entropy) < minEntropy {
 		return fmt.Errorf("%w: %d bytes of entropy are too few", ErrNotOwn, len(boot.Entropy))
 	}
 	if boot.TimeUnixNs <= 0 {
 		return fmt.Errorf("%w: no time", ErrNotOwn)
 	}
-	if err := AddEntropy(boot.Entropy); err != nil {
+	if err := random.AddEntropy(boot.Entropy); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotOwn, err)
 	}
-	return applyNames(boot)
+	return nil
+}
+
+// Settle does the rest of what Resume began with a boot that was heard at that
+// time. It is for behind the answer to boot, and before anything that the host may
+// ask for: when the names and the clock change, an init system looks at all it
+// has, and would take the processor from what the host waits for. An error that is
+// not ErrNotOwn joins what it could not do.
+func Settle(boot *agentv1.Boot, heard time.Time) error {
+	// Its clock stood still. Ahead of the host's it may be, too, if that was set
+	// back meanwhile.
+	names := applyNames(boot)
+	if err := SetClock(time.Unix(0, boot.TimeUnixNs).Add(time.Since(heard))); err != nil {
+		return fmt.Errorf("%w: clock: %w", ErrNotOwn, err)
+	}
+	return names
 }
 
 // ErrNotOwn: a copy of a guest would go on as what it was copied from.

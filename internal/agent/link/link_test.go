@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/banger-dev/banger/internal/linkwire"
 	"github.com/libp2p/go-yamux/v5"
@@ -91,7 +92,7 @@ func (h host) begin(t *testing.T, n byte) *yamux.Session {
 	if _, err := h.data.Write(linkwire.Preamble(linkwire.Nonce{n})); err != nil {
 		t.Fatal(err)
 	}
-	mux, err := yamux.Client(h.data, muxConfig(), nil)
+	mux, err := yamux.Client(&muxConn{data: h.data, in: h.data}, muxConfig(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,6 +122,30 @@ func TestPanicEndsOneStream(t *testing.T) {
 	conn := dial(t, mux, 7)
 	conn.Write([]byte("x"))
 	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A host that ends the session is told when that has happened, and can begin
+// another.
+func TestEndOfASession(t *testing.T) {
+	h := serve(t, &clumsy{})
+	h.ring(t, 1, linkwire.KindReset, "")
+	mux := h.begin(t, 1)
+	conn := dial(t, mux, 7)
+	mux.Close()
+	h.data.SetDeadline(time.Time{}) // the session's end only lent it
+	h.ring(t, 2, linkwire.KindEnd, "")
+	if err := linkwire.SkipTo(h.data, linkwire.Nonce{2}, math.MaxInt64); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("a stream lives")
+	}
+	h.ring(t, 3, linkwire.KindReset, "")
+	again := dial(t, h.begin(t, 3), 7)
+	again.Write([]byte("x"))
+	if _, err := io.ReadFull(again, make([]byte, 1)); err != nil {
 		t.Error(err)
 	}
 }

@@ -91,7 +91,7 @@ func (s *Server) listen() error {
 		}
 		scanner.Write(buf[:n])
 		for bell, ok := scanner.Next(); ok; bell, ok = scanner.Next() {
-			if bell.Kind == linkwire.KindReset {
+			if bell.Kind == linkwire.KindReset || bell.Kind == linkwire.KindEnd {
 				s.put(bell)
 			}
 		}
@@ -112,14 +112,22 @@ func (s *Server) put(bell linkwire.Doorbell) {
 // meanwhile, and starts a session; nil if there is none.
 func (s *Server) answer(ctx context.Context, bell linkwire.Doorbell) *session {
 	for {
-		s.handler.Boot(bell.Payload)
+		agree := s.exchange
+		if bell.Kind == linkwire.KindEnd {
+			agree = s.confirm
+		} else {
+			s.handler.Boot(bell.Payload)
+		}
 		done := make(chan error, 1)
 		s.data.SetDeadline(time.Time{})
-		go func(n linkwire.Nonce) { done <- s.exchange(n) }(bell.Nonce)
+		go func(n linkwire.Nonce) { done <- agree(n) }(bell.Nonce)
 		select {
 		case err := <-done:
 			if err != nil {
 				s.log.Warn("guest link reset failed", "cause", err)
+				return nil
+			}
+			if bell.Kind == linkwire.KindEnd {
 				return nil
 			}
 			return s.start()
@@ -136,6 +144,12 @@ func (s *Server) answer(ctx context.Context, bell linkwire.Doorbell) *session {
 func (s *Server) evict(done <-chan error) {
 	s.data.SetDeadline(time.Unix(1, 0))
 	<-done
+}
+
+// confirm says that the session of n has ended.
+func (s *Server) confirm(n linkwire.Nonce) error {
+	_, err := s.data.Write(linkwire.Preamble(n))
+	return err
 }
 
 // exchange writes the preamble of n and discards until it comes back.

@@ -44,6 +44,8 @@ const maxSignal = 64
 type Service struct {
 	init string
 	warm func(ctx context.Context, brief bool) error
+	// random takes the host's entropy.
+	random *identity.Random
 	// template is true while the guest belongs to nobody.
 	template atomic.Bool
 	log      *slog.Logger
@@ -66,7 +68,9 @@ type Options struct {
 	Init string
 	// Warm runs the exercise of a template, or the brief one of its copies.
 	Warm func(ctx context.Context, brief bool) error
-	Log  *slog.Logger
+	// Random takes the host's entropy.
+	Random *identity.Random
+	Log    *slog.Logger
 }
 
 // New returns the service of a guest. It ends with ctx; Wait returns when it
@@ -77,7 +81,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		init: o.Init, warm: o.Warm, log: o.Log, ready: newReadiness(),
+		init: o.Init, warm: o.Warm, random: o.Random, log: o.Log, ready: newReadiness(),
 		ask:   func(sig syscall.Signal) error { return syscall.Kill(1, sig) },
 		conns: make(chan net.Conn),
 	}
@@ -277,7 +281,7 @@ func (s *Service) Tune(_ context.Context, req *agentv1.TuneRequest) (*agentv1.Tu
 		return nil, err
 	}
 	if len(req.Entropy) > 0 {
-		if err := identity.AddEntropy(req.Entropy); err != nil {
+		if err := s.random.AddEntropy(req.Entropy); err != nil {
 			return nil, status.Errorf(codes.Internal, "entropy: %v", err)
 		}
 	}

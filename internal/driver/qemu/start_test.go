@@ -154,7 +154,7 @@ func TestArguments(t *testing.T) {
 		`{"node-name":"disk-base","driver":"raw","read-only":true,"file":{"driver":"file","filename":"/a,b=\"c\""}}`,
 		`"filename":"/d","discard":"unmap"`, "virtio-blk-pci,drive=disk-work,serial=work",
 		"socket,id=qmp,fd=4,server=on,wait=off", "addr.type=fd,addr.str=7", "mac=" + banger.GuestMAC,
-		"name=banger.ctl", "name=banger.data", "spawn=deny", " -S ", "-no-reboot", "tsc=reliable", "no_timer_check", "norandmaps", "mitigations=off",
+		"name=banger.ctl", "name=banger.data", "spawn=deny", " -S ", "-no-reboot", "tsc=reliable", "no_timer_check", "norandmaps", "mitigations=off", "nowatchdog", "psi=0",
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %s in %s", want, all)

@@ -55,6 +55,13 @@ func (g *Guest) Serve(ctx context.Context) error {
 		scanner.Write(buf[:n])
 		for d, ok := scanner.Next(); ok; d, ok = scanner.Next() {
 			current.end()
+			if d.Kind == linkwire.KindEnd {
+				current = nil
+				if _, err := g.Data.Write(linkwire.Preamble(d.Nonce)); err != nil {
+					return err
+				}
+				continue
+			}
 			if len(d.Payload) > 0 && g.Boot != nil {
 				g.Boot(d.Payload)
 			}
