@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,10 @@ import (
 // resizeFS is EXT4_IOC_RESIZE_FS of Linux's fs/ext4/ext4.h: it takes the wanted
 // number of blocks, and grows a mounted file system.
 const resizeFS = 0x40086610
+
+// noticeTime bounds the wait for the kernel to hear from the VMM that a disk has
+// grown, which takes milliseconds.
+const noticeTime = 20 * time.Second
 
 // sectorSize is what /sys/block counts in, in bytes, whatever the disk's own is.
 const sectorSize = 512
@@ -50,12 +55,15 @@ func Grow(ctx context.Context, serial string, want int64) error {
 	if device == "" {
 		return fmt.Errorf("there is no disk %q", serial)
 	}
-	err := uevent.Wait(ctx, func() bool {
+	noticed, cancel := context.WithTimeout(ctx, noticeTime)
+	defer cancel()
+	err := uevent.Wait(noticed, func() bool {
 		have, err := size("/sys/block", device)
 		return err == nil && have >= want
 	})
 	if err != nil {
-		return fmt.Errorf("the %s disk has not grown: %w", serial, err)
+		have, _ := size("/sys/block", device)
+		return fmt.Errorf("the kernel sees %d bytes of the %s disk, not %d: %w", have, serial, want, err)
 	}
 	dir, err := mountUnseen(device)
 	if err != nil {
