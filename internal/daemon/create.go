@@ -173,7 +173,7 @@ func (m *machine) build(ctx context.Context, op *operation, kernel *Kernel, r *r
 	}
 	if op.starts { // else the first start decides
 		mark := trace.Begin(ctx, "find the template")
-		op.first = m.d.templates.first(ctx, m.look().rec, image, *kernel)
+		op.first = m.d.templates.orSmaller(m.d.templates.first(ctx, m.look().rec, image, *kernel))
 		mark.End()
 		m.d.spares.noted(op.first)
 	}
