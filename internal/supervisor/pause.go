@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"time"
 
 	banger "github.com/banger-dev/banger"
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
@@ -55,13 +56,23 @@ func (s *supervisor) standStill(ctx context.Context, pauser driver.Pauser) error
 		return err
 	}
 	s.floor.hold()
-	if err := s.vm.Link().End(ctx); err != nil {
-		return err
-	}
+	s.endSession(ctx)
 	if err := pauser.Pause(ctx); err != nil {
 		return err
 	}
 	return fault.Point("pause.still", pid)
+}
+
+// endTime bounds the wait for the guest to let go of the session: one that does not
+// can be paused, too.
+const endTime = 3 * time.Second
+
+func (s *supervisor) endSession(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, endTime)
+	defer cancel()
+	if err := s.vm.Link().End(ctx); err != nil {
+		s.log.Info("the guest does not end its session before a pause", "error", err)
+	}
 }
 
 // stayPaused is for a successor: the guest of the VMM that it takes over is to
