@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -39,24 +40,11 @@ func (a *App) newVMSet(run func(context.Context, *vmSetOptions) error) *cobra.Co
 		ValidArgsFunction: a.completeVMs(anyState),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.refs = args
-			changed := cmd.Flags().Changed
-			if changed("nat") {
+			if cmd.Flags().Changed("nat") {
 				opts.nat = &nat
 			}
-			switch {
-			case !changed("name") && !changed("vcpu") && !changed("memory") && !changed("disk-size") && !changed("system-overlay-size") && opts.nat == nil:
-				return usagef(cmd, "there is nothing to change")
-			case changed("name") && len(args) > 1:
-				return usagef(cmd, "--name is for one VM, not for %d", len(args))
-			case changed("vcpu"):
-				if err := checkVCPU(opts.vcpu); err != nil {
-					return err
-				}
-			}
-			if changed("name") {
-				if err := banger.CheckName("vm", opts.name); err != nil {
-					return err
-				}
+			if err := opts.check(cmd); err != nil {
+				return err
 			}
 			return run(cmd.Context(), opts)
 		},
@@ -69,6 +57,26 @@ func (a *App) newVMSet(run func(context.Context, *vmSetOptions) error) *cobra.Co
 	flags.StringVar(&opts.overlay, "system-overlay-size", "", "size of the disk that holds changes of the system: only more")
 	flags.BoolVar(&nat, "nat", true, "let the VM reach the network; with --nat=false nothing leaves it")
 	return cmd
+}
+
+// check finds what the command line itself has wrong.
+func (o *vmSetOptions) check(cmd *cobra.Command) error {
+	changed := cmd.Flags().Changed
+	switch {
+	case !slices.ContainsFunc([]string{"name", "vcpu", "memory", "disk-size", "system-overlay-size", "nat"}, changed):
+		return usagef(cmd, "there is nothing to change")
+	case changed("name") && len(o.refs) > 1:
+		return usagef(cmd, "--name is for one VM, not for %d", len(o.refs))
+	}
+	if changed("vcpu") {
+		if err := checkVCPU(o.vcpu); err != nil {
+			return err
+		}
+	}
+	if changed("name") {
+		return banger.CheckName("vm", o.name)
+	}
+	return nil
 }
 
 func runVMSet(ctx context.Context, opts *vmSetOptions) error {

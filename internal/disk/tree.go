@@ -20,7 +20,6 @@ func AllocatedTree(ctx context.Context, path string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	type inode struct{ device, number uint64 }
 	seen := map[inode]bool{}
 	total := int64(0)
 	err = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
@@ -37,19 +36,27 @@ func AllocatedTree(ctx context.Context, path string) (int64, error) {
 		if err != nil {
 			return err
 		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		if st.Nlink > 1 && !info.IsDir() {
-			key := inode{st.Dev, st.Ino}
-			if seen[key] {
-				return nil
-			}
-			seen[key] = true
-		}
-		total += st.Blocks * 512
+		total += newBlocks(info, seen)
 		return nil
 	})
 	return total, err
+}
+
+// inode names a file of the host.
+type inode struct{ device, number uint64 }
+
+// newBlocks is what a file takes, in bytes; 0 if it was seen under another name.
+func newBlocks(info fs.FileInfo, seen map[inode]bool) int64 {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0
+	}
+	if st.Nlink > 1 && !info.IsDir() {
+		key := inode{st.Dev, st.Ino}
+		if seen[key] {
+			return 0
+		}
+		seen[key] = true
+	}
+	return st.Blocks * 512
 }

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -38,10 +39,25 @@ func (s *supervisor) grow(ctx context.Context, disk string, size int64) error {
 	if err := fault.Point("grow.resized", s.vm.Info().PID); err != nil {
 		return err
 	}
-	return s.call(ctx, func(client agentv1.AgentClient) error {
+	return s.unlessEnded(ctx, s.call(ctx, func(client agentv1.AgentClient) error {
 		_, err := client.Grow(ctx, &agentv1.GrowRequest{Disk: disk, Bytes: size})
 		return err
-	})
+	}))
+}
+
+// unlessEnded is err, or, where the VM has ended, that: unavailable, because whoever
+// asks again is told by nobody or by a successor.
+func (s *supervisor) unlessEnded(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, endedTime)
+	defer cancel()
+	exit, waitErr := s.vm.Wait(ctx)
+	if waitErr != nil {
+		return err
+	}
+	return banger.Errorf(banger.CodeUnavailable, "the VM ended: %s", exit.Reason)
 }
 
 // health asks the agent who it is.
@@ -65,9 +81,15 @@ func (s *supervisor) health(ctx context.Context) (*vmv1.HealthResponse, error) {
 	}, nil
 }
 
-// call makes a call to the agent, once there is a session.
+// call makes a call to the agent, once there is a session, which it waits for as long
+// as link.sock does.
 func (s *supervisor) call(ctx context.Context, do func(agentv1.AgentClient) error) error {
-	if err := s.awaitSession(ctx); err != nil {
+	waiting, cancel := context.WithTimeout(ctx, sessionTime)
+	defer cancel()
+	if err := s.awaitSession(waiting); err != nil {
+		if waiting.Err() != nil && ctx.Err() == nil {
+			return errors.New("the guest does not answer")
+		}
 		return err
 	}
 	client, done, err := s.agent(ctx)

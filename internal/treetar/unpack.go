@@ -210,6 +210,21 @@ func (u *Unpacker) entry(h *tar.Header) error {
 		return err
 	}
 	u.seen = true
+	note, err := u.make(dir, at, h)
+	switch {
+	case err != nil:
+		return err
+	case note != "":
+		u.sum.skip(h.Name + " is " + note)
+	default:
+		u.sum.Entries++
+		u.tell()
+	}
+	return nil
+}
+
+// make makes an entry in dir, or says what it is that is left out.
+func (u *Unpacker) make(dir level, at []string, h *tar.Header) (note string, err error) {
 	name := at[len(at)-1]
 	switch h.Typeflag {
 	case tar.TypeDir:
@@ -221,20 +236,13 @@ func (u *Unpacker) entry(h *tar.Header) error {
 	case tar.TypeLink:
 		err = u.link(at, h)
 	case tar.TypeChar, tar.TypeBlock:
-		u.sum.skip(h.Name + " is a device")
-		return nil
+		note = "a device"
 	case tar.TypeFifo:
-		u.sum.skip(h.Name + " is a pipe")
-		return nil
+		note = "a pipe"
 	default:
-		u.sum.skip(fmt.Sprintf("%s is of an unknown type %q", h.Name, h.Typeflag))
-		return nil
+		note = fmt.Sprintf("of an unknown type %q", h.Typeflag)
 	}
-	if err == nil {
-		u.sum.Entries++
-		u.tell()
-	}
-	return err
+	return note, err
 }
 
 // enter makes dirs the present directory, leaving those that are full.
