@@ -118,8 +118,8 @@ func (m *machine) askSupervisor(ctx context.Context, call func(context.Context, 
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case connect.CodeOf(err) != connect.CodeUnavailable && m.look().client == now.client:
-			return supervisorError(err)
+		case connect.IsWireError(err) && connect.CodeOf(err) != connect.CodeUnavailable && m.look().client == now.client:
+			return supervisorError(err) // its own word, and not that it died
 		}
 		if err := m.awaitChange(ctx, now); err != nil {
 			return err
