@@ -12,3 +12,6 @@ const (
 	// faster (measured 1500 against 65520: 0.42 and 0.67 Gbit/s).
 	GuestMTU = 65520
 )
+
+// NameSuffix makes a host name of the name of a VM.
+const NameSuffix = ".vm"

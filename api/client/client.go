@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -30,8 +31,8 @@ type Client struct {
 	rpc       bangerv1connect.BangerClient
 	transport *http.Transport
 
-	dialing sync.Mutex // so that concurrent calls start one daemon
-	greeted sync.Once
+	dialing sync.Mutex  // so that concurrent calls start one daemon
+	heard   atomic.Bool // a daemon has answered
 	greet   func(banger.Build)
 }
 
@@ -74,13 +75,52 @@ func (c *Client) Home() layout.Home { return c.home }
 // listening hears from the first answer what build the daemon is of.
 type listening struct{ c *Client }
 
-// RoundTrip implements http.RoundTripper.
+// RoundTrip implements http.RoundTripper. What no daemon has answered yet is sent
+// again if the daemon was killed as it took it: another one starts.
 func (l listening) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := l.c.transport.RoundTrip(req)
-	if err == nil && l.c.greet != nil {
-		l.c.greeted.Do(func() { l.c.greet(banger.BuildOfHeader(res.Header.Get(banger.BuildHeader))) })
+	if err != nil && !l.c.heard.Load() && cut(req, err) && repeatable(req) {
+		if again := req.Clone(req.Context()); renew(again) {
+			res, err = l.c.transport.RoundTrip(again)
+		}
+	}
+	if err == nil && !l.c.heard.Swap(true) && l.c.greet != nil {
+		l.c.greet(banger.BuildOfHeader(res.Header.Get(banger.BuildHeader)))
 	}
 	return res, err
+}
+
+// cut reports whether there was a connection that ended without an answer.
+func cut(req *http.Request, err error) bool {
+	var unreached *startError
+	return !errors.As(err, &unreached) && req.Context().Err() == nil
+}
+
+// repeatable reports whether a call that may have reached a daemon that died may
+// be made again. One that makes or starts a VM may: before its first word a daemon
+// has done nothing that the next does not undo.
+func repeatable(req *http.Request) bool {
+	switch req.URL.Path {
+	case bangerv1connect.BangerStatusProcedure, bangerv1connect.BangerListVMsProcedure,
+		bangerv1connect.BangerGetVMProcedure, bangerv1connect.BangerLinkVMProcedure,
+		bangerv1connect.BangerListImagesProcedure, bangerv1connect.BangerListKernelsProcedure,
+		bangerv1connect.BangerListTemplatesProcedure, bangerv1connect.BangerListPortsProcedure,
+		bangerv1connect.BangerGetPolicyProcedure, bangerv1connect.BangerCheckPolicyProcedure,
+		bangerv1connect.BangerDiskUsageProcedure,
+		bangerv1connect.BangerCreateVMProcedure, bangerv1connect.BangerStartVMProcedure:
+		return true
+	}
+	return false
+}
+
+// renew gives a request its body again.
+func renew(req *http.Request) bool {
+	if req.GetBody == nil {
+		return false
+	}
+	body, err := req.GetBody()
+	req.Body = body
+	return err == nil
 }
 
 // CloseIdleConnections is what http.Client looks for.
@@ -233,6 +273,13 @@ func (c *Client) GetVM(ctx context.Context, ref string) (*bangerv1.VM, error) {
 // timeout for its agent.
 func (c *Client) LinkVM(ctx context.Context, ref string, timeout time.Duration) (*bangerv1.LinkVMResponse, error) {
 	return unary(ctx, c.rpc.LinkVM, &bangerv1.LinkVMRequest{Ref: ref, TimeoutMs: timeout.Milliseconds()})
+}
+
+// ListPorts returns what listens in a running VM, waiting up to timeout for the
+// guest to say so; 0 is the daemon's default. With probe it is found out what
+// speaks HTTP or TLS.
+func (c *Client) ListPorts(ctx context.Context, ref string, probe bool, timeout time.Duration) (*bangerv1.ListPortsResponse, error) {
+	return unary(ctx, c.rpc.ListPorts, &bangerv1.ListPortsRequest{Ref: ref, Probe: probe, TimeoutMs: timeout.Milliseconds()})
 }
 
 // ListImages returns the local images, with available also the catalog's.

@@ -27,7 +27,7 @@ var rules = []rule{
 	},
 	{
 		from:   []string{"internal/cli/...", "cmd/banger"},
-		allow:  []string{"", "api/...", "internal/cli/...", "internal/config", "internal/layout", "internal/unixsock", "internal/atomicfile", "internal/trace", "internal/treetar"},
+		allow:  []string{"", "api/...", "internal/cli/...", "internal/config", "internal/layout", "internal/policy/...", "internal/unixsock", "internal/atomicfile", "internal/trace", "internal/treetar"},
 		reason: "the command line is a client like any other: what it can do, an API client can do",
 	},
 	{
@@ -49,6 +49,11 @@ var rules = []rule{
 		from:   []string{"internal/driver/...", "internal/network/...", "internal/image/...", "internal/kernel/...", "internal/disk/...", "internal/guestlink/..."},
 		forbid: []string{module + "/internal/daemon/...", module + "/internal/supervisor/...", module + "/internal/cli/...", module + "/internal/store/..."},
 		reason: "parts know nothing of who puts them together",
+	},
+	{
+		from:   []string{"internal/policy/..."},
+		allow:  []string{"", "internal/policy/..."},
+		reason: "what may be reached is decided in one pure place, which the daemon, the supervisor and the command line share",
 	},
 	{
 		from:   []string{"internal/layout", "internal/unixsock", "internal/linkwire", "internal/fault", "internal/lockfile", "internal/atomicfile", "internal/logfile", "internal/heartbeat", "internal/trace"},

@@ -6,6 +6,7 @@ package cli
 import (
 	"context"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -53,6 +54,8 @@ type App struct {
 	// its exit code.
 	Command func(ctx context.Context, path string, args ...string) (int, error)
 	Now     func() time.Time
+	// LookupHost finds a name as this host's programs do.
+	LookupHost func(ctx context.Context, name string) ([]string, error)
 
 	json     bool
 	quiet    bool
@@ -78,7 +81,7 @@ func Main(args []string) int {
 		},
 		Getenv: os.Getenv, Environ: os.Environ(), Self: self(),
 		Companion: layout.Companion, Notify: notify, HardExit: os.Exit,
-		Command: runProgram, Now: time.Now,
+		Command: runProgram, Now: time.Now, LookupHost: net.DefaultResolver.LookupHost,
 	}
 	return app.Run(args)
 }

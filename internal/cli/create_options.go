@@ -23,6 +23,8 @@ type createOptions struct {
 	timeout                       time.Duration
 	nameSet, imageSet, timeoutSet bool
 	cold, verbose                 bool
+	publish                       []string
+	policy                        policyOptions
 }
 
 // addFlags adds the flags to cmd; its help shows the defaults as they resolve
@@ -37,6 +39,8 @@ func (o *createOptions) addFlags(a *App, cmd *cobra.Command) {
 	flags.StringVar(&o.disk, "disk-size", "", "size of the disk at /root, as 8G; sparse on the host")
 	flags.StringVar(&o.overlay, "system-overlay-size", "", "size of the disk that holds changes of the system, as 8G")
 	flags.BoolVar(&o.nat, "nat", true, "let the VM reach the network; with --nat=false nothing leaves it")
+	flags.StringArrayVar(&o.publish, "publish", nil, "lead a port of this host into the VM, for everybody who reaches it: `[ADDR:]HOST:GUEST`, ADDR 127.0.0.1 (repeatable)")
+	o.policy.addFlags(flags)
 	flags.StringVar(&o.driver, "driver", "", "what runs the VM: auto or qemu")
 	flags.StringVar(&o.accel, "accel", "", "acceleration: auto, kvm or tcg (emulation)")
 	flags.BoolVar(&o.cold, "cold", false, "boot, even if there is a template to start from")
@@ -119,7 +123,24 @@ func (o *createOptions) request(a *App) (*bangerv1.CreateVMRequest, error) {
 	if o.natSet {
 		req.Nat = &o.nat
 	}
+	for _, text := range o.publish {
+		p, err := banger.ParsePublish(text)
+		if err != nil {
+			return nil, flagError("--publish", err)
+		}
+		req.Publish = append(req.Publish, &bangerv1.Publish{
+			Address: p.Host.Addr().String(), HostPort: uint32(p.Host.Port()), GuestPort: uint32(p.Guest),
+		})
+	}
+	if o.natSet && !o.nat && o.policy.given() {
+		return nil, banger.Errorf(banger.CodeUsage, "with --nat=false nothing leaves the VM: there is nothing to allow").
+			WithHint("either --nat=false, or --allow and --policy")
+	}
 	var err error
+	req.Allow = o.policy.allow
+	if req.Policy, err = o.policy.read(); err != nil {
+		return nil, err
+	}
 	if req.MemoryMib, err = memorySize("--memory", o.memory); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 	"github.com/banger-dev/banger/api/client"
+	"github.com/banger-dev/banger/internal/cli/safe"
 )
 
 // shutdownWithin bounds the wait for a daemon that was asked to end.
@@ -163,6 +164,9 @@ type statusView struct {
 	Log        string       `json:"log"`
 	Spares     int32        `json:"spares"`
 	MaxSpares  int32        `json:"max_spares"`
+	// DNS is where names in .vm are answered; empty: nowhere, for DNSError.
+	DNS      string `json:"dns,omitempty"`
+	DNSError string `json:"dns_error,omitempty"`
 }
 
 // describeSpares says how many VMs wait to be somebody's.
@@ -173,16 +177,24 @@ func describeSpares(s *bangerv1.StatusResponse) string {
 	return fmt.Sprintf("%d wait, at most %d", s.Spares, s.MaxSpares)
 }
 
+// describeNames says where the names of VMs are answered.
+func describeNames(s *bangerv1.StatusResponse) string {
+	if s.DnsAddress == "" {
+		return "not answered: " + safe.Line(orDash(s.DnsError))
+	}
+	return banger.NameSuffix + " is answered at " + s.DnsAddress
+}
+
 func (a *App) showStatus(s *bangerv1.StatusResponse) error {
 	build := banger.Build{Version: s.GetBuild().GetVersion(), Commit: s.GetBuild().GetCommit(), Time: s.GetBuild().GetTime()}
 	switch {
 	case a.json:
-		return a.printJSON(statusView{true, s.Pid, build, s.Socket, s.VmsAdopted, when(s.StartedUnixMs), s.Log, s.Spares, s.MaxSpares})
+		return a.printJSON(statusView{true, s.Pid, build, s.Socket, s.VmsAdopted, when(s.StartedUnixMs), s.Log, s.Spares, s.MaxSpares, s.DnsAddress, s.DnsError})
 	case a.quiet:
 		return a.println(fmt.Sprint(s.Pid))
 	}
-	if err := a.println(fmt.Sprintf("pid:     %d, up %s\nbuild:   %s (commit %s, %s)\nsocket:  %s\nlog:     %s\nVMs:     %d adopted\nspares:  %s",
-		s.Pid, age(a.Now(), s.StartedUnixMs), build.Version, build.Commit, build.Time, s.Socket, s.Log, s.VmsAdopted, describeSpares(s))); err != nil {
+	if err := a.println(fmt.Sprintf("pid:     %d, up %s\nbuild:   %s (commit %s, %s)\nsocket:  %s\nlog:     %s\nVMs:     %d adopted\nspares:  %s\nnames:   %s",
+		s.Pid, age(a.Now(), s.StartedUnixMs), build.Version, build.Commit, build.Time, s.Socket, s.Log, s.VmsAdopted, describeSpares(s), describeNames(s))); err != nil {
 		return err
 	}
 	a.compareBuilds(build)

@@ -345,7 +345,8 @@ func newWorld(t *testing.T, d *fakeDaemon, stdin string) *world {
 			w.programs = append(w.programs, append([]string{path}, args...))
 			return 3, nil
 		},
-		Now: time.Now,
+		Now:        time.Now,
+		LookupHost: func(context.Context, string) ([]string, error) { return []string{"127.77.4.1"}, nil },
 		Notify: func(ch chan<- os.Signal) func() {
 			w.signal = func(s os.Signal) { ch <- s }
 			return func() {}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	banger "github.com/banger-dev/banger"
 	"github.com/banger-dev/banger/api/stream"
 	"github.com/banger-dev/banger/internal/cli/tty"
 )
@@ -49,7 +50,7 @@ func runProxy(ctx context.Context, opts *proxyOptions) error {
 	if err != nil {
 		return err
 	}
-	link, err := c.LinkVM(ctx, strings.TrimSuffix(opts.host, hostSuffix), linkTime)
+	link, err := c.LinkVM(ctx, strings.TrimSuffix(opts.host, banger.NameSuffix), linkTime)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -105,7 +107,9 @@ type vmView struct {
 	DiskBytes     int64    `json:"disk_bytes"`
 	OverlayBytes  int64    `json:"system_overlay_bytes"`
 	NAT           bool     `json:"nat"`
+	Policy        string   `json:"policy,omitempty"`
 	Address       string   `json:"address,omitempty"`
+	Publish       []string `json:"publish"`
 	Driver        string   `json:"driver,omitempty"`
 	Accel         string   `json:"accel,omitempty"`
 	Confinement   []string `json:"confinement"`
@@ -125,10 +129,19 @@ func viewVM(vm *bangerv1.VM) vmView {
 		ID: vm.Id, Name: vm.Name, State: vm.State, Reason: vm.Reason, Ready: vm.Ready,
 		FailedUnits: list(vm.FailedUnits), Image: vm.Image, ImageDigest: vm.ImageDigest, Kernel: vm.Kernel,
 		VCPU: vm.Vcpu, MemoryMiB: vm.MemoryMib, DiskBytes: vm.DiskBytes, OverlayBytes: vm.OverlayBytes,
-		NAT: vm.Nat, Address: vm.Address, Driver: vm.Driver, Accel: vm.Accel, Confinement: list(vm.Confinement),
+		NAT: vm.Nat, Policy: vm.Policy, Address: vm.Address, Publish: viewPublish(vm), Driver: vm.Driver, Accel: vm.Accel, Confinement: list(vm.Confinement),
 		Ephemeral: vm.Ephemeral, Origin: vm.Origin, TemplateError: vm.TemplateError, Created: when(vm.CreatedUnixMs), Started: when(vm.StartedUnixMs),
 		Dir: vm.Dir, SupervisorPID: vm.SupervisorPid, VMMPID: vm.VmmPid,
 	}
+}
+
+// viewPublish are the published ports, as --publish takes them.
+func viewPublish(vm *bangerv1.VM) []string {
+	list := make([]string, 0, len(vm.Publish))
+	for _, p := range vm.Publish {
+		list = append(list, net.JoinHostPort(p.Address, strconv.Itoa(int(p.HostPort)))+":"+strconv.Itoa(int(p.GuestPort)))
+	}
+	return list
 }
 
 // specLine is what a VM really gets.

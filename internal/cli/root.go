@@ -158,7 +158,7 @@ func (a *App) addCommands(root *cobra.Command) {
 	list.Use, list.Aliases = "ps", nil
 	remove := a.newVMDelete(nil)
 	remove.Use, remove.Aliases = "rm NAME...", nil
-	in(groupVMs, a.newVMRun(nil), a.newVMExec(nil), a.newVMSSH(nil), list, a.newVMStop(nil), remove, a.newVMLogs(nil), a.newVMCp(nil), a.newVM(), a.newSSHConfig(nil))
+	in(groupVMs, a.newVMRun(nil), a.newVMExec(nil), a.newVMSSH(nil), list, a.newVMStop(nil), remove, a.newVMLogs(nil), a.newVMCp(nil), a.newVM(), a.newSSHConfig(nil), a.newHosts(nil))
 	in(groupImages, a.newImage(), a.newKernel(), a.newTemplate())
 	in(groupHost, a.newDoctor(nil), a.newDf(nil), a.newDaemon(), a.newCompletion(nil), a.newVersion(nil))
 	root.AddCommand(a.newInternal())
@@ -169,7 +169,7 @@ func (a *App) newVM() *cobra.Command {
 	cmd := newGroup("vm", "Work with VMs", "banger vm create --name dev", "banger vm list -a", "banger vm delete -f dev")
 	cmd.AddCommand(a.newVMRun(nil), a.newVMCreate(nil), a.newVMStart(nil), a.newVMStop(nil), a.newVMRestart(nil),
 		a.newVMKill(nil), a.newVMPause(nil), a.newVMResume(nil), a.newVMSet(nil), a.newVMPrune(nil), a.newVMHealth(nil), a.newVMStats(nil), a.newVMCp(nil),
-		a.newVMDelete(nil), a.newVMList(nil), a.newVMShow(nil), a.newVMLogs(nil), a.newVMExec(nil), a.newVMSSH(nil), a.newVMWait(nil))
+		a.newVMDelete(nil), a.newVMList(nil), a.newVMShow(nil), a.newVMLogs(nil), a.newVMExec(nil), a.newVMSSH(nil), a.newVMWait(nil), a.newVMPorts(nil), a.newVMPolicy())
 	return cmd
 }
 

@@ -13,9 +13,6 @@ import (
 	"github.com/banger-dev/banger/internal/layout"
 )
 
-// hostSuffix makes a host name of a VM's name or id.
-const hostSuffix = ".vm"
-
 // sshFailed is what ssh exits with when it failed itself.
 const sshFailed = 255
 
@@ -102,7 +99,7 @@ func (o *vmSSHOptions) arguments(id string) ([]string, error) {
 		key, value, _ := strings.Cut(setting, " ")
 		args = append(args, "-o", key+"="+value)
 	}
-	args = append(args, id+hostSuffix)
+	args = append(args, id+banger.NameSuffix)
 	if len(o.argv) > 0 {
 		args = append(append(args, "--"), quoteCommand(o.argv))
 	}

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	banger "github.com/banger-dev/banger"
 )
 
 // sshConfigOptions are the flags of ssh-config.
@@ -31,7 +33,7 @@ func runSSHConfig(_ context.Context, opts *sshConfigOptions) error {
 	if err != nil {
 		return err
 	}
-	block := "# VMs of banger, by name\nHost *" + hostSuffix + "\n    " + strings.Join(settings, "\n    ")
+	block := "# VMs of banger, by name\nHost *" + banger.NameSuffix + "\n    " + strings.Join(settings, "\n    ")
 	if a.json {
 		return a.printJSON(map[string]string{"config": block + "\n"})
 	}

@@ -41,6 +41,7 @@ func (a *App) newVMRun(run func(context.Context, *vmRunOptions) error) *cobra.Co
 			"banger run --rm -- uname -a                 # a command; the VM is gone after it",
 			"banger run --name dev --memory 4G --vcpu 2",
 			"banger run --rm --nat=false -- ./untrusted  # nothing leaves the VM",
+			"banger run --rm --allow '*.debian.org' -- apt-get update",
 			"tar c src | banger run --rm -- sh -c 'tar x && make -C src'"),
 		Annotations: map[string]string{guestCommand: "yes"},
 		Args:        cobra.ArbitraryArgs,
@@ -144,6 +145,9 @@ func (a *App) undo(ctx context.Context, vm *bangerv1.VM) {
 func (a *App) after(ctx context.Context, opts *vmRunOptions, guest *guestRun, err error) {
 	switch {
 	case opts.remove:
+		if opts.create.policy.file == policyLearn {
+			a.showLearned(ctx, guest.vm)
+		}
 		a.remove(ctx, guest.vm)
 	case banger.CodeOf(err) == banger.CodeInterrupted && !guest.started:
 		a.undo(ctx, guest.vm)

@@ -71,7 +71,8 @@ func describeVM(vm *bangerv1.VM) [][2]string {
 		{"vcpu", fmt.Sprint(vm.Vcpu)}, {"memory", fmt.Sprintf("%d MiB", vm.MemoryMib)},
 		{"disk", banger.FormatSize(vm.DiskBytes) + " (/root)"},
 		{"overlay", banger.FormatSize(vm.OverlayBytes) + " (the system's changes)"},
-		{"nat", nat}, {"address", vm.Address},
+		{"nat", nat}, {"policy", vm.Policy}, {"address", vm.Address},
+		{"published", strings.Join(viewPublish(vm), ", ")},
 	}
 	if vm.Driver != "" {
 		fields = append(fields, [2]string{"runs on", vm.Driver + "/" + vm.Accel},

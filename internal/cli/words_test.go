@@ -42,7 +42,11 @@ func TestUsageNamesTheNextStep(t *testing.T) {
 		`"nope" is not a command of banger vm; try: banger vm --help`:                      {"vm", "nope"},
 		`--tail -1 is not a number of lines; try: banger vm logs --help`:                   {"vm", "logs", "--tail", "-1", "dev"},
 		`--tail -3 is not a number of lines; try: banger daemon logs --help`:               {"daemon", "logs", "--tail", "-3"},
-		`unknown flag: --allow; try: banger vm create --help`:                              {"vm", "create", "--allow", "example.org"},
+		`unknown flag: --alow; try: banger vm create --help`:                               {"vm", "create", "--alow", "example.org"},
+		`--allow: rule "a b" is not understood`:                                            {"vm", "create", "--allow", "a b"},
+		`there is nothing to allow; try: either --nat=false, or --allow and --policy`:      {"vm", "create", "--allow", "a.b", "--nat=false"},
+		`policy /no/such/file cannot be read`:                                              {"vm", "create", "--policy", "/no/such/file"},
+		`what may it reach? FILE, learn, open, none or --allow is missing`:                 {"vm", "policy", "set", "dev"},
 	} {
 		w := newWorld(t, d, "")
 		w.expect(t, w.run(args...), 2, "", want)

@@ -77,6 +77,11 @@ type Network struct {
 	// AllowPrivate are addresses and networks that guests may reach although
 	// they lie in a range that is refused otherwise.
 	AllowPrivate []string `toml:"allow_private"`
+	// AddressRange is the network in 127.0.0.0/8 that VMs get their addresses on
+	// this host from; empty: a share of 127.77.0.0/16 by uid.
+	AddressRange string `toml:"address_range"`
+	// DNSPort is where names in .vm are answered; 0: 5377, or 53 for root.
+	DNSPort int64 `toml:"dns_port"`
 }
 
 // Load reads config.toml. A file that does not exist is an empty one; anything
@@ -257,5 +262,5 @@ func (n Network) check() error {
 			return fmt.Errorf("network.allow_private: %q is not an address or a network", entry)
 		}
 	}
-	return nil
+	return n.checkAddresses()
 }

@@ -32,6 +32,8 @@ nat = false
 [network]
 dns_upstream = "127.0.0.1:5353"
 allow_private = ["10.0.0.0/8", "192.168.1.1"]
+address_range = "127.80.0.0/16"
+dns_port = 5300
 `
 
 func TestParseFull(t *testing.T) {
@@ -79,18 +81,20 @@ func TestResolveFromHost(t *testing.T) {
 
 func TestErrorsNameFileLineAndKey(t *testing.T) {
 	for text, want := range map[string][]string{
-		"driver = \"qemu\"\n\nacell = \"tcg\"\n": {"/c.toml, line 3", `"acell"`, "try: accel"},
-		"[vm_defaults]\nmemroy = 1\n":            {"line 2", `"vm_defaults.memroy"`, "vm_defaults.memory"},
-		"vcpu = 3\n":                             {"line 1", `"vcpu"`, "vm_defaults.vcpu"},
-		"[vm_default]\nnat = true\n":             {"line", "vm_default", "vm_defaults.nat"},
-		"driver = 3\n":                           {"line 1"},
-		"driver = \n":                            {"line 1"},
-		"driver = \"xen\"\n":                     {"driver", "xen", "auto, qemu"},
-		"[vm_defaults]\nmemory = \"lots\"\n":     {"vm_defaults.memory", "lots"},
-		"[vm_defaults]\ndisk_size = \"8\"\n":     {"disk_size", "no unit"},
-		"[vm_defaults]\nvcpu = -1\n":             {"vcpu"},
-		"[network]\nallow_private = [\"lan\"]\n": {"allow_private", "lan"},
-		"[network]\ndns_upstream = \"1.1.1.1\"":  {"dns_upstream", "address:port"},
+		"driver = \"qemu\"\n\nacell = \"tcg\"\n":    {"/c.toml, line 3", `"acell"`, "try: accel"},
+		"[vm_defaults]\nmemroy = 1\n":               {"line 2", `"vm_defaults.memroy"`, "vm_defaults.memory"},
+		"vcpu = 3\n":                                {"line 1", `"vcpu"`, "vm_defaults.vcpu"},
+		"[vm_default]\nnat = true\n":                {"line", "vm_default", "vm_defaults.nat"},
+		"driver = 3\n":                              {"line 1"},
+		"driver = \n":                               {"line 1"},
+		"driver = \"xen\"\n":                        {"driver", "xen", "auto, qemu"},
+		"[vm_defaults]\nmemory = \"lots\"\n":        {"vm_defaults.memory", "lots"},
+		"[vm_defaults]\ndisk_size = \"8\"\n":        {"disk_size", "no unit"},
+		"[vm_defaults]\nvcpu = -1\n":                {"vcpu"},
+		"[network]\nallow_private = [\"lan\"]\n":    {"allow_private", "lan"},
+		"[network]\ndns_port = 65536\n":             {"dns_port", "65536"},
+		"[network]\naddress_range = \"10.0.0.0/8\"": {"address_range", "127.0.0.0/8"},
+		"[network]\ndns_upstream = \"1.1.1.1\"":     {"dns_upstream", "address:port"},
 	} {
 		_, err := Parse("/c.toml", []byte(text))
 		if banger.CodeOf(err) != banger.CodeUsage {

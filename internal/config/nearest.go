@@ -13,7 +13,7 @@ func Keys() []string {
 		"require_confinement", "mirror", "template_cache_size", "spares.memory",
 		"vm_defaults.vcpu", "vm_defaults.memory", "vm_defaults.disk_size",
 		"vm_defaults.system_overlay_size", "vm_defaults.nat",
-		"network.dns_upstream", "network.allow_private",
+		"network.dns_upstream", "network.allow_private", "network.address_range", "network.dns_port",
 	}
 }
 

@@ -26,6 +26,7 @@ func (a api) Status(context.Context, *connect.Request[bangerv1.StatusRequest]) (
 		Build:      &bangerv1.Build{Version: build.Version, Commit: build.Commit, Time: build.Time},
 		VmsAdopted: adopted, StartedUnixMs: a.d.started.UnixMilli(),
 		Spares: int32(a.d.spares.waiting("")), MaxSpares: int32(a.d.spares.most()),
+		DnsAddress: a.d.dnsAddress(), DnsError: a.d.names.err,
 	}), nil
 }
 
@@ -92,6 +93,11 @@ func (a api) GetVM(ctx context.Context, req *connect.Request[bangerv1.GetVMReque
 
 func (a api) LinkVM(ctx context.Context, req *connect.Request[bangerv1.LinkVMRequest]) (*connect.Response[bangerv1.LinkVMResponse], error) {
 	out, err := a.d.link(ctx, req.Msg)
+	return connect.NewResponse(out), err
+}
+
+func (a api) ListPorts(ctx context.Context, req *connect.Request[bangerv1.ListPortsRequest]) (*connect.Response[bangerv1.ListPortsResponse], error) {
+	out, err := a.d.ports(ctx, req.Msg)
 	return connect.NewResponse(out), err
 }
 

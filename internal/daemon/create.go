@@ -109,6 +109,7 @@ func (d *Daemon) reserve(ctx context.Context, rec store.VM) (*machine, *operatio
 		return nil, nil, banger.Errorf(banger.CodeWrongState, "vm %q already exists", rec.Name).
 			WithHint("another --name, or banger vm delete %s", rec.Name)
 	}
+	rec.Address = d.freeAddress()
 	m := newMachine(d, rec)
 	<-m.turn
 	d.vms[rec.ID] = m
@@ -172,7 +173,7 @@ func (m *machine) build(ctx context.Context, op *operation, kernel *Kernel, r *r
 	}
 	if op.starts { // else the first start decides
 		mark := trace.Begin(ctx, "find the template")
-		op.first = m.d.templates.first(ctx, m.look().rec, image, *kernel)
+		op.first = m.d.templates.orSmaller(m.d.templates.first(ctx, m.look().rec, image, *kernel))
 		mark.End()
 		m.d.spares.noted(op.first)
 	}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -36,6 +37,13 @@ type Daemon struct {
 	probes  map[string]vmhost.Found
 
 	writingHosts sync.Mutex
+
+	// addresses is the range of this user's VMs, as it was when the daemon began.
+	addresses netip.Prefix
+	// address is the number of the one given last, within the user's range.
+	address int
+	// names does not change while requests are served.
+	names names
 
 	templates *templates
 	spares    *spares
@@ -77,6 +85,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := d.load(serving); err != nil {
 		return err
 	}
+	defer d.startNetwork()()
 	d.work.Go(func() { d.spares.run(life) })
 	o.Log.Info("daemon serves", "build", banger.BuildStamp().String(), "vms", len(d.all()))
 	err = d.serve(serving, unixsock.OwnerOnly(listener))

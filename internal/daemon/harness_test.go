@@ -187,10 +187,13 @@ func anyProgram(string) bool { return true }
 // endAll ends every process of the home's VMs.
 func (h *host) endAll() { h.endIn(h.home.VMs()) }
 
-// endIn ends every process of the VMs in a directory.
+// endIn ends every process of the VMs in a directory, or of the VM that has it.
 func (h *host) endIn(dir string) {
 	for range 3 { // a supervisor may start a VMM while we look
-		for _, f := range process.Working(dir, anyProgram) {
+		for _, f := range process.Working(h.home.VMs(), anyProgram) {
+			if f.Path != dir && !strings.HasPrefix(f.Path, dir+"/") {
+				continue
+			}
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			process.End(ctx, f.PID, f.Start)
 			cancel()

@@ -12,26 +12,39 @@ import (
 // link returns where the guest of a running VM is reached, once its agent
 // answers and its supervisor is there.
 func (d *Daemon) link(ctx context.Context, req *bangerv1.LinkVMRequest) (*bangerv1.LinkVMResponse, error) {
-	m, err := d.resolve(req.Ref)
+	m, err := d.reach(ctx, req.Ref, time.Duration(max(req.TimeoutMs, 0))*time.Millisecond, req.WhilePaused)
+	if err != nil {
+		return nil, err
+	}
+	if m.look().rec.State == banger.StatePaused {
+		return &bangerv1.LinkVMResponse{Vm: m.proto()}, nil
+	}
+	return &bangerv1.LinkVMResponse{Vm: m.proto(), LinkSocket: m.dir.Link()}, nil
+}
+
+// reach returns a running VM once its agent answers and its supervisor is there. With
+// whilePaused it waits as long for a paused one to go on, and returns it if it does
+// not.
+func (d *Daemon) reach(ctx context.Context, ref string, timeout time.Duration, whilePaused bool) (*machine, error) {
+	m, err := d.resolve(ref)
 	if err != nil {
 		return nil, err
 	}
 	if now := m.look(); !now.following() {
 		return nil, m.notRunning()
 	}
-	timeout := time.Duration(max(req.TimeoutMs, 0)) * time.Millisecond
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errNotReady)
 	defer cancel()
 	paused := func(v view) bool { return v.rec.State == banger.StatePaused }
 	err = m.await(ctx, func(v view) bool {
 		if paused(v) {
-			return !req.WhilePaused
+			return !whilePaused
 		}
 		return v.status != nil && v.rec.Ready.Reached(banger.GradeAgent)
 	}, func() {})
 	switch still := paused(m.look()); {
-	case still && req.WhilePaused && errors.Is(err, errNotReady):
-		return &bangerv1.LinkVMResponse{Vm: m.proto()}, nil
+	case still && whilePaused && errors.Is(err, errNotReady):
+		return m, nil
 	case still && err == nil:
 		return nil, m.isPaused()
 	case errors.Is(err, errDied):
@@ -39,10 +52,8 @@ func (d *Daemon) link(ctx context.Context, req *bangerv1.LinkVMRequest) (*banger
 	case errors.Is(err, errNotReady):
 		return nil, m.explained(m.errorf(banger.CodeTimeout, "does not answer: its agent is not reached after %s", timeout).
 			WithHint("banger vm logs %s", m.look().rec.Name))
-	case err != nil:
-		return nil, err
 	}
-	return &bangerv1.LinkVMResponse{Vm: m.proto(), LinkSocket: m.dir.Link()}, nil
+	return m, err
 }
 
 // isPaused is the error for what a paused VM cannot do.

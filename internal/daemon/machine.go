@@ -10,6 +10,7 @@ import (
 	vmv1 "github.com/banger-dev/banger/api/vm/v1"
 	"github.com/banger-dev/banger/api/vm/v1/vmv1connect"
 	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/policy"
 	"github.com/banger-dev/banger/internal/process"
 	"github.com/banger-dev/banger/internal/store"
 	"github.com/banger-dev/banger/internal/trace"
@@ -189,6 +190,10 @@ func (v view) proto(dir layout.Instance) *bangerv1.VM {
 		Confinement: slices.Clone(r.Confinement), Ready: string(r.Ready),
 		FailedUnits: slices.Clone(r.FailedUnits), Ephemeral: r.Ephemeral, Dir: dir.Dir(),
 		Origin: r.Origin, TemplateError: r.TemplateError, SpareError: v.spareErr,
+		Address: r.Address, Publish: publishMessages(r.Publish),
+	}
+	if rules, err := policy.Unmarshal(r.Policy); err == nil {
+		vm.Policy = rules.Summary()
 	}
 	if !r.Started.IsZero() {
 		vm.StartedUnixMs = r.Started.UnixMilli()

@@ -45,8 +45,17 @@ func (d *Daemon) plan(req *bangerv1.CreateVMRequest) (store.VM, error) {
 		NAT: def.NAT.Value, Ephemeral: req.Ephemeral, Cold: req.Cold,
 		WantDriver: req.Driver, WantAccel: req.Accel, MachineID: banger.NewID(),
 	}
-	if req.Nat != nil {
-		rec.NAT = *req.Nat
+	rules, nat, err := choosePolicy(wantedPolicy{policy: req.Policy, allow: req.Allow, nat: req.Nat}, rec.NAT)
+	if err != nil {
+		return rec, err
+	}
+	rec.NAT, rec.Policy = nat, rules.Marshal()
+	rec.Publish, err = takePublish(req.Publish)
+	if err == nil && !req.NoStart {
+		err = checkFree(rec.Publish)
+	}
+	if err != nil {
+		return rec, err
 	}
 	for _, check := range []func(*store.VM) error{d.checkNames, d.checkShape, d.checkHost} {
 		if err := check(&rec); err != nil {

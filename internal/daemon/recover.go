@@ -60,8 +60,14 @@ func (d *Daemon) recoverRecord(id string) (store.VM, error) {
 		Image: filepath.Base(filepath.Dir(spec.BaseDisk)), Kernel: filepath.Base(filepath.Dir(spec.Kernel)),
 		VCPU: int(spec.Vcpu), MemoryMiB: spec.MemoryMib, NAT: spec.Nat,
 		DiskBytes: fileSize(dir.Work()), OverlayBytes: fileSize(dir.Overlay()),
+		Address: spec.Address, Publish: publishOf(spec.Publish),
 		Created: modified(dir.Spec()), MachineID: boot.MachineId, HostKey: boot.SshHostKey,
 	}
+	rules, err := recordedPolicy(spec)
+	if err != nil {
+		return store.VM{}, err
+	}
+	rec.Policy, rec.PolicyRevision = rules.Marshal(), spec.PolicyRevision
 	if images, err := d.opts.Assets.Images(false); err == nil {
 		for _, image := range images {
 			if image.Name == rec.Image {

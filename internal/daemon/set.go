@@ -14,6 +14,7 @@ import (
 	"github.com/banger-dev/banger/api/vm/v1/vmv1connect"
 	"github.com/banger-dev/banger/internal/disk"
 	"github.com/banger-dev/banger/internal/store"
+	"github.com/banger-dev/banger/internal/trace"
 )
 
 // setTime bounds a set: growing the file system of a large disk takes most of it.
@@ -24,6 +25,22 @@ const setTime = 10 * time.Minute
 type growth struct {
 	Disk    int64 `json:"disk,omitempty"`
 	Overlay int64 `json:"overlay,omitempty"`
+}
+
+// ask has the supervisor of a VM grow its disks.
+func (g growth) ask(ctx context.Context, c vmv1connect.SupervisorClient) error {
+	for disk, bytes := range map[string]int64{"work": g.Disk, "overlay": g.Overlay} {
+		if bytes == 0 {
+			continue
+		}
+		mark := trace.Begin(ctx, "grow the disk "+disk)
+		_, err := c.Grow(ctx, connect.NewRequest(&vmv1.GrowRequest{Disk: disk, Bytes: bytes}))
+		mark.End()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // set changes what a VM is: the record at once, then the spec, then the disks. One

@@ -46,7 +46,9 @@ type spare struct {
 	recipe *recipe
 	proc   *process.Handle
 	// owner keeps the supervisor, until the spare is claimed.
-	owner  *os.File
+	owner *os.File
+	// grow is what the disks of who claims it are to have.
+	grow   growth
 	client vmv1connect.SupervisorClient
 	hangUp func()
 	// watch ends the goroutine that waits for the end of proc; ended is closed

@@ -23,7 +23,7 @@ func (s *spares) offer(ctx context.Context, rec store.VM, kernel *Kernel, noStar
 		return nil
 	}
 	image := Image{Name: rec.Image, ID: digest, Base: s.d.opts.Home.Image(rec.Image).Base()}
-	first := s.d.templates.first(ctx, rec, image, *kernel)
+	first := s.d.templates.orSmaller(s.d.templates.first(ctx, rec, image, *kernel))
 	if first == nil {
 		return nil
 	}
@@ -34,6 +34,7 @@ func (s *spares) offer(ctx context.Context, rec store.VM, kernel *Kernel, noStar
 	sp.watch()
 	<-sp.ended
 	s.noted(first)
+	sp.grow = first.grow
 	return sp
 }
 
@@ -69,6 +70,9 @@ func (d *Daemon) createFromSpare(ctx context.Context, rec store.VM, sp *spare, r
 	mark := trace.Begin(ctx, "claim a spare")
 	status, err := m.claim(work, op, sp)
 	mark.End()
+	if err == nil {
+		err = sp.grow.ask(work, sp.client)
+	}
 	sp.hangUp()
 	if err == nil {
 		err = m.claimed(work, op, sp, status)

@@ -12,6 +12,7 @@ import (
 	vmv1 "github.com/banger-dev/banger/api/vm/v1"
 	"github.com/banger-dev/banger/internal/atomicfile"
 	"github.com/banger-dev/banger/internal/layout"
+	"github.com/banger-dev/banger/internal/policy"
 	"github.com/banger-dev/banger/internal/store"
 )
 
@@ -37,6 +38,10 @@ func (d *Daemon) spec(rec store.VM, p parts) (*vmv1.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
+	rules, err := policy.Unmarshal(rec.Policy)
+	if err != nil {
+		return nil, err
+	}
 	home := d.opts.Home
 	dir := home.Instance(rec.ID)
 	return &vmv1.Spec{
@@ -46,6 +51,8 @@ func (d *Daemon) spec(rec store.VM, p parts) (*vmv1.Spec, error) {
 		Nat: rec.NAT, DnsUpstream: cfg.Network.DNSUpstream, AllowPrivate: cfg.Network.AllowPrivate,
 		RequireConfinement: cfg.RequireConfinement, Boot: boot, Build: banger.BuildStamp().String(),
 		Template: p.template, TemplateError: p.templateError,
+		Address: rec.Address, Publish: publishSpec(rec.Publish),
+		Policy: specPolicy(rules), PolicyRevision: rec.PolicyRevision,
 		Readable: []string{home.Images(), home.Kernels(), home.Initramfs()},
 	}, nil
 }

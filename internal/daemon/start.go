@@ -23,6 +23,9 @@ func (m *machine) finishStart(ctx context.Context, op *operation, w wish, r *rep
 		m.d.templates.failed(m, op.first)
 	}
 	if err == nil {
+		err = m.growFirst(ctx, op.first)
+	}
+	if err == nil {
 		err = op.step(ctx, stepReady)
 	}
 	switch {
@@ -41,6 +44,19 @@ func (m *machine) finishStart(ctx context.Context, op *operation, w wish, r *rep
 	m.d.templates.ready(m, op.first)
 	m.askSpans(ctx)
 	return r.vm(m.proto())
+}
+
+// growFirst gives a VM from a template whose disks are smaller those that it asked
+// for.
+func (m *machine) growFirst(ctx context.Context, f *firstRun) error {
+	if f == nil || f.template == "" || f.grow == (growth{}) {
+		return nil
+	}
+	if err := m.askSupervisor(ctx, f.grow.ask); err != nil {
+		return m.errorf(banger.CodeOf(err), "has smaller disks than it was to have: %w", err).
+			WithHint("the same command with --cold")
+	}
+	return nil
 }
 
 // launch starts the supervisor and its follower.
@@ -195,6 +211,10 @@ func (m *machine) refreshSpec(ctx context.Context, r *reporter) (*firstRun, erro
 		return nil, m.errorf(banger.CodeFailed, "cannot be started: its base image %s is gone", old.BaseDisk).
 			WithHint("banger image list")
 	}
+	if err := checkFree(m.look().rec.Publish); err != nil {
+		return nil, m.errorf(banger.CodeOf(err), "cannot be started: %w", err)
+	}
+	m.settleAddress()
 	rec := m.look().rec
 	kernel, err := m.d.decideAccel(ctx, &rec, r)
 	if err != nil {

@@ -42,6 +42,9 @@ const (
 func (m *machine) spawn(adopt bool) (*process.Handle, error) {
 	args := []string{"run"}
 	if adopt {
+		if err := m.writePolicy(); err != nil {
+			m.d.log.Error("a successor is started under an older policy", "vm", m.id, "error", err)
+		}
 		args = append(args, "--adopt")
 	} else if err := os.Remove(m.dir.Exit()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -215,6 +218,9 @@ func (m *machine) apply(ctx context.Context, client vmv1connect.SupervisorClient
 	}
 	// After the record: who sees the supervisor sees the state that goes with it.
 	m.set(func() { m.status, m.client = now, client })
+	if underPolicy(now) && now.PolicyRevision < m.look().rec.PolicyRevision {
+		m.d.work.Go(func() { m.catchUpPolicy(client) })
+	}
 }
 
 // take puts a supervisor's status into a record.

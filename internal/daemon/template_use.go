@@ -74,6 +74,8 @@ type firstRun struct {
 	made time.Time
 	// problem is why one that is there is not used.
 	problem string
+	// grow is what its disks are to have, where the template's are smaller.
+	grow growth
 }
 
 // errNoTemplates: the config wants none.
@@ -135,6 +137,42 @@ func (t *templates) first(ctx context.Context, rec store.VM, image Image, kernel
 		return nil
 	}
 	return &firstRun{recipe: r}
+}
+
+// orSmaller is f, or, where its VM asks for larger disks than VMs usually have and
+// no template has them, the first run from the template with the usual ones: its
+// disks are grown once the guest runs.
+func (t *templates) orSmaller(f *firstRun) *firstRun {
+	if f == nil {
+		return nil
+	}
+	if _, ok := t.store.Find(f.recipe.key); ok {
+		return f
+	}
+	cfg, err := t.d.opts.Config()
+	if err != nil {
+		return f
+	}
+	def := config.Resolve(cfg, t.d.opts.Host)
+	disk, overlay := f.recipe.DiskBytes, f.recipe.OverlayBytes
+	if disk < def.DiskBytes.Value || overlay < def.OverlayBytes.Value {
+		return f // disks only grow
+	}
+	usual := *f.recipe
+	usual.DiskBytes, usual.OverlayBytes = def.DiskBytes.Value, def.OverlayBytes.Value
+	usual.usual = usual.VCPU == def.VCPU.Value && usual.MemoryMiB == def.MemoryMiB.Value
+	usual.key = usual.Key()
+	if _, ok := t.store.Find(usual.key); !ok {
+		return f
+	}
+	small := &firstRun{recipe: &usual}
+	if disk > usual.DiskBytes {
+		small.grow.Disk = disk
+	}
+	if overlay > usual.OverlayBytes {
+		small.grow.Overlay = overlay
+	}
+	return small
 }
 
 // fork makes the disks in dir copies of the template's, if there is one, and

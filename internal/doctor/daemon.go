@@ -68,6 +68,7 @@ func (e *examiner) daemon(ctx context.Context) {
 		return
 	}
 	status, build := response.Msg, banger.BuildStamp()
+	e.status = status
 	if theirs := (banger.Build{Version: status.Build.GetVersion(), Commit: status.Build.GetCommit()}); theirs.String() != build.String() {
 		e.add(Warn, "daemon", "banger daemon restart", "pid %d is of another build: %s, this is %s", status.Pid, theirs, build)
 		return

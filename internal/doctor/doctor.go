@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
 	"github.com/banger-dev/banger/internal/config"
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/vmhost"
@@ -70,6 +71,10 @@ type Options struct {
 	Getenv func(string) string
 	// Probe finds out what can run VMs.
 	Probe func(context.Context) (vmhost.Found, error)
+	// Root is where the host's files are; empty: /. LookupHost finds a name as
+	// programs of this host do; nil: the system's.
+	Root       string
+	LookupHost func(context.Context, string) ([]string, error)
 	// Repair removes leftovers.
 	Repair bool
 	Log    *slog.Logger
@@ -84,6 +89,8 @@ type examiner struct {
 	cfg    config.Config
 	found  vmhost.Found
 	report Report
+	// status is the daemon's; nil: it does not answer.
+	status *bangerv1.StatusResponse
 }
 
 // Run makes the checks. It always returns a whole report.
@@ -91,9 +98,16 @@ func Run(ctx context.Context, o Options) Report {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	e := &examiner{Options: o}
+	if e.Root == "" {
+		e.Root = "/"
+	}
+	if e.LookupHost == nil {
+		e.LookupHost = systemLookup
+	}
 	e.config()
 	e.stateDir()
 	e.daemon(ctx)
+	e.names(ctx)
 	e.vmm(ctx)
 	e.programs()
 	e.kernelFeatures()

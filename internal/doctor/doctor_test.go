@@ -64,7 +64,7 @@ func want(t *testing.T, r Report, name string, status Status, words ...string) {
 
 func TestHealthyHost(t *testing.T) {
 	r := Run(t.Context(), options(t))
-	for _, name := range []string{"config", "state directory", "daemon", "qemu", "kvm", "confinement", "default image", "templates", "spares", "leftovers"} {
+	for _, name := range []string{"config", "state directory", "daemon", "names in .vm", "qemu", "kvm", "confinement", "default image", "templates", "spares", "leftovers"} {
 		want(t, r, name, OK)
 	}
 	want(t, r, "vm defaults", OK, "2 vcpu (auto)", "2048 MiB memory (auto)", "8G disk (builtin)", "nat true (builtin)")

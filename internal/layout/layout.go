@@ -155,6 +155,9 @@ func (i Instance) Console() string { return i.file("console.log") }
 // SupervisorLog is the supervisor's own log.
 func (i Instance) SupervisorLog() string { return i.file("supervisor.log") }
 
+// PolicyLog says what the VM's policy refused, one JSON object a line.
+func (i Instance) PolicyLog() string { return i.file("policy.log") }
+
 // SupervisorLock is held (flock) by the living supervisor.
 func (i Instance) SupervisorLock() string { return i.file("supervisor.lock") }
 

@@ -7,6 +7,9 @@ import (
 	"sync"
 )
 
+// Old is what follows the name of a log in the name of the part before.
+const Old = ".old"
+
 // File is a bounded log, appended to.
 type File struct {
 	mu   sync.Mutex
@@ -45,7 +48,7 @@ func (f *File) Write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.size > 0 && f.size+int64(len(p)) > f.max {
-		if err := os.Rename(f.path, f.path+".old"); err != nil {
+		if err := os.Rename(f.path, f.path+Old); err != nil {
 			return 0, err
 		}
 		f.file.Close()

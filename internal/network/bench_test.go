@@ -1,6 +1,7 @@
 package network
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"testing"
@@ -81,5 +82,39 @@ func BenchmarkRoundTrip(b *testing.B) {
 		if _, err := io.ReadFull(conn, buf); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkUpload is BenchmarkGuestToHost with the body of a request, with and
+// without somebody who listens for which host it is.
+func BenchmarkUpload(b *testing.B) {
+	for name, rules := range map[string][]string{"heard": {"allow a.example:*"}, "unheard": {"allow 198.18.0.0/15"}} {
+		b.Run(name, func(b *testing.B) {
+			out := newOutside(b)
+			server := out.listen(func(conn *net.TCPConn) {
+				_, _ = io.Copy(io.Discard, conn)
+				_, _ = conn.Write([]byte("x"))
+			})
+			_, g, _ := ruled(b, out, append(rules, "allow a.example"), "a.example")
+			conn := g.mustDial(server)
+			chunk := make([]byte, 256<<10)
+			b.SetBytes(int64(len(chunk)))
+			b.ResetTimer()
+			head := fmt.Sprintf("PUT / HTTP/1.1\r\nHost: a.example\r\nContent-Length: %d\r\n\r\n", b.N*len(chunk))
+			if _, err := conn.Write([]byte(head)); err != nil {
+				b.Fatal(err)
+			}
+			for range b.N {
+				if _, err := conn.Write(chunk); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if err := conn.CloseWrite(); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := conn.Read(chunk); err != nil {
+				b.Fatal(err)
+			}
+		})
 	}
 }

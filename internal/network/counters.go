@@ -4,6 +4,8 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
+
+	"github.com/banger-dev/banger/internal/policy"
 )
 
 // Counters is what a network has carried since it was made.
@@ -23,23 +25,26 @@ type Counters struct {
 	// outside, Open those that are there now.
 	Accepted, Failed uint64
 	Open             int
-	// Refused counts the other flows by reason.
-	Refused map[Reason]uint64
+	// Refused counts the other flows, and those that ended because the policy
+	// changed or for what they sent, by reason.
+	Refused map[policy.Reason]uint64
+	// WouldRefuse counts what was let through to learn from it.
+	WouldRefuse uint64
 }
 
 type counters struct {
 	bytesFrom, bytesTo, packetsFrom, packetsTo atomic.Uint64
 	malformed, ignored, lost                   atomic.Uint64
-	accepted, failed                           atomic.Uint64
+	accepted, failed, wouldRefuse              atomic.Uint64
 	open                                       atomic.Int64
 
 	mu      sync.Mutex
-	refused map[Reason]uint64
+	refused map[policy.Reason]uint64
 }
 
-func newCounters() *counters { return &counters{refused: map[Reason]uint64{}} }
+func newCounters() *counters { return &counters{refused: map[policy.Reason]uint64{}} }
 
-func (c *counters) refuse(reason Reason) {
+func (c *counters) refuse(reason policy.Reason) {
 	c.mu.Lock()
 	c.refused[reason]++
 	c.mu.Unlock()
@@ -56,6 +61,6 @@ func (n *Network) Counters() Counters {
 		PacketsFrom: c.packetsFrom.Load(), PacketsTo: c.packetsTo.Load(),
 		Malformed: c.malformed.Load(), Ignored: c.ignored.Load(), Lost: c.lost.Load(),
 		Accepted: c.accepted.Load(), Failed: c.failed.Load(),
-		Open: int(c.open.Load()), Refused: refused,
+		Open: int(c.open.Load()), Refused: refused, WouldRefuse: c.wouldRefuse.Load(),
 	}
 }

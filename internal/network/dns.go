@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/banger-dev/banger/internal/policy"
 	"golang.org/x/net/dns/dnsmessage"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -40,7 +41,7 @@ func (n *Network) queryUDP(port uint16, payload []byte) {
 	select {
 	case n.queries <- struct{}{}:
 	default:
-		n.counters.refuse(ReasonLimit)
+		n.counters.refuse(policy.ReasonLimit)
 		n.work.Done()
 		return
 	}
@@ -60,7 +61,7 @@ func (n *Network) acceptDNS(request *tcp.ForwarderRequest) {
 	select {
 	case n.queryConns <- struct{}{}:
 	default:
-		n.counters.refuse(ReasonLimit)
+		n.counters.refuse(policy.ReasonLimit)
 		request.Complete(true)
 		return
 	}
@@ -128,23 +129,79 @@ func (n *Network) answerDNS(message []byte, udp bool) []byte {
 	if rcode != dnsmessage.RCodeSuccess {
 		return query.reply(rcode, false)
 	}
-	if !n.decide(Flow{Proto: ProtoDNS, Name: query.question.Name.String()}) {
-		return query.reply(dnsmessage.RCodeNameError, false)
+	flow := policy.Flow{Proto: policy.ProtoDNS, Name: query.question.Name.String(), Type: uint16(query.question.Type)}
+	verdict := n.policy.Decide(flow)
+	if !verdict.Allow {
+		return n.refuseQuery(query, flow, verdict)
 	}
-	ctx, cancel := context.WithTimeout(n.ctx, queryLimit)
-	defer cancel()
-	answer, err := n.names.exchange(ctx, query)
-	switch {
-	case err != nil:
-		if n.ctx.Err() == nil {
-			n.counters.failed.Add(1)
-			n.log.Debug("name server failed", "name", query.question.Name, "err", err)
+	n.counters.accepted.Add(1)
+	answer := n.askOutside(query)
+	if len(answer) > 0 {
+		found := addressesIn(answer, query.question.Name.String())
+		n.remember(flow.Name, found)
+		if len(found) > 0 { // to learn only from names that there are
+			n.note(flow, verdict)
 		}
-		return query.reply(dnsmessage.RCodeServerFailure, false)
-	case udp && len(answer) > query.limit:
+	}
+	if udp && len(answer) > query.limit {
 		return query.reply(dnsmessage.RCodeSuccess, true)
 	}
 	return answer
+}
+
+// refuseQuery is the answer to what may not be asked: no such name, or, where the
+// name is allowed and the kind of record is not, no such record.
+func (n *Network) refuseQuery(q *query, flow policy.Flow, verdict policy.Verdict) []byte {
+	if verdict.Reason != policy.ReasonRecord {
+		n.note(flow, verdict)
+		return q.reply(dnsmessage.RCodeNameError, false)
+	}
+	if q.question.Type == typeHTTPS || q.question.Type == typeSVCB {
+		n.counters.refuse(verdict.Reason) // every browser asks: no news
+	} else {
+		n.note(flow, verdict)
+	}
+	return q.reply(dnsmessage.RCodeSuccess, false)
+}
+
+// askOutside puts a query to the name servers outside, in a plain form where the
+// policy wants that, and returns the answer, which may say that there is none.
+func (n *Network) askOutside(q *query) []byte {
+	ctx, cancel := context.WithTimeout(n.ctx, queryLimit)
+	defer cancel()
+	asked, simple := q, n.policy.PlainLookups()
+	var err error
+	if simple {
+		asked, err = q.plain()
+	}
+	var answer []byte
+	if err == nil {
+		answer, err = n.names.exchange(ctx, asked)
+	}
+	if err == nil && simple {
+		answer, err = q.plainAnswer(answer)
+	}
+	if err == nil {
+		return answer
+	}
+	if n.ctx.Err() == nil {
+		n.counters.failed.Add(1)
+		n.log.Debug("name server failed", "name", q.question.Name, "err", err)
+	}
+	return q.reply(dnsmessage.RCodeServerFailure, false)
+}
+
+// remember has the addresses of a name count as the name's for a while.
+func (n *Network) remember(name string, found []found) {
+	if len(found) == 0 {
+		return
+	}
+	n.answered.Lock()
+	defer n.answered.Unlock()
+	now := time.Now()
+	for _, f := range found {
+		n.answers.Add(name, f.addr, f.ttl, now)
+	}
 }
 
 // query is a parsed query of the guest.

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/banger-dev/banger/internal/policy"
+
 	"golang.org/x/net/dns/dnsmessage"
 )
 
@@ -229,7 +231,7 @@ func TestNamesWithoutNAT(t *testing.T) {
 	if m := g.askUDP(question("example.org.")); m.RCode != dnsmessage.RCodeNameError {
 		t.Errorf("%+v", m)
 	}
-	if c := n.Counters(); c.Refused[ReasonNAT] != 1 || server.asked.Load() != 0 {
+	if c := n.Counters(); c.Refused[policy.ReasonNAT] != 1 || server.asked.Load() != 0 {
 		t.Errorf("%+v, the server was asked %d times", c, server.asked.Load())
 	}
 }
@@ -368,7 +370,7 @@ func TestQueryFlood(t *testing.T) {
 	for range maxQueries + 50 {
 		w.send(udpPacket(gatewayDNS, question("example.org.")))
 	}
-	eventually(t, "the rest is dropped", func() bool { return n.Counters().Refused[ReasonLimit] == 50 })
+	eventually(t, "the rest is dropped", func() bool { return n.Counters().Refused[policy.ReasonLimit] == 50 })
 	close(release)
 	kind, packet := w.next()
 	if !bytes.Contains(packet, []byte("xxxxxxxxxx")) {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	banger "github.com/banger-dev/banger"
+	"github.com/banger-dev/banger/internal/policy"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -31,13 +32,18 @@ type Config struct {
 	// NAT lets the guest reach the outside. When it is false every flow is
 	// refused, and every name is answered with NXDOMAIN.
 	NAT bool
+	// Policy says what of the outside; nil: all of it.
+	Policy *policy.Policy
+	// Record is called with every refusal, and with what learning lets through. It
+	// is called on the path of packets: it must not block. It may be nil.
+	Record func(policy.Flow, policy.Verdict)
 	// DNSUpstream is the host:port (an IP address) of the name server that
 	// the guest's queries go to. Empty: those of the host's /etc/resolv.conf,
 	// read again when it changes. It may be a loopback or private address:
 	// this process dials it, not the guest.
 	DNSUpstream string
 	// AllowPrivate lists the networks that are reachable although they are
-	// otherwise refused always (see Reason). The guest's own network never is.
+	// otherwise refused always (policy.Gate). The guest's own network never is.
 	AllowPrivate []netip.Prefix
 	// HostAddrs returns the host's own addresses; it is called at dial time, at
 	// most every two seconds. Nil: those of the host's interfaces.
@@ -58,12 +64,19 @@ type Network struct {
 	work     sync.WaitGroup // every goroutine but those of Attach's caller
 	counters *counters
 	policy   Decider
+	rules    *ruling // what SetPolicy replaces: policy, unless that is a test's
+	record   func(policy.Flow, policy.Verdict)
 	names    *resolver
 	stack    *stack.Stack
 	link     *link
 	budget   *budget
 	datagram *datagrams
+	live     *connections
 	buffers  buffers
+
+	changing sync.Mutex // orders changes of the policy
+	answered sync.Mutex // guards answers
+	answers  *policy.Answers
 
 	// Each query under way, and each connection for some, holds a place.
 	queries, queryConns chan struct{}
@@ -77,17 +90,23 @@ type Network struct {
 // New makes a network that carries nothing until Attach. The caller must Close
 // it. It fails on a bad DNSUpstream.
 func New(cfg Config) (*Network, error) {
-	hosts := newHostAddrs(cfg.HostAddrs)
-	return newNetwork(cfg, &egress{nat: cfg.NAT, allow: cfg.AllowPrivate, isHost: hosts.contains})
+	rules := newRuling(cfg)
+	n, err := newNetwork(cfg, rules)
+	if err != nil {
+		return nil, err
+	}
+	n.rules = rules
+	return n, nil
 }
 
-func newNetwork(cfg Config, policy Decider) (*Network, error) {
+func newNetwork(cfg Config, decider Decider) (*Network, error) {
 	log := cfg.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	n := &Network{
-		log: log, counters: newCounters(), policy: policy, budget: newBudget(),
+		log: log, counters: newCounters(), policy: decider, record: cfg.Record, budget: newBudget(),
+		live: newConnections(), answers: policy.NewAnswers(),
 		queries: make(chan struct{}, maxQueries), queryConns: make(chan struct{}, maxQueryConns),
 	}
 	var err error
@@ -242,19 +261,6 @@ func (n *Network) drain() {
 		case <-again.C:
 		}
 	}
-}
-
-// decide asks the policy about a flow and counts the answer.
-func (n *Network) decide(flow Flow) bool {
-	verdict := n.policy.Decide(flow)
-	if verdict.Allow {
-		n.counters.accepted.Add(1)
-		return true
-	}
-	n.counters.refuse(verdict.Reason)
-	n.log.Debug("flow refused", "proto", flow.Proto, "to", flow.Dst, "name", flow.Name,
-		"reason", verdict.Reason, "rule", verdict.Rule)
-	return false
 }
 
 // errRefused is the dial error of an address that the policy refuses.

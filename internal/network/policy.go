@@ -3,122 +3,96 @@ package network
 import (
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/banger-dev/banger/internal/policy"
 )
 
-// Decider decides every flow that a guest begins: a TCP connection at its SYN
-// and again on the address that is really dialled, a UDP flow at its first
-// datagram, a DNS query by its name. It is called on the path of packets, from
-// many goroutines, so it must not block and must be safe for that. Flows into
-// the guest are not asked about.
+// Decider decides every flow that a guest begins: a TCP connection at its SYN,
+// again on the address that is really dialled, and again where the verdict says so
+// once its bytes are known; a UDP flow at its first datagram; a DNS query by its
+// name. It is called on the path of packets, from many goroutines, so it must not
+// block and must be safe for that. Flows into the guest are not asked about.
 type Decider interface {
-	Decide(Flow) Verdict
+	Decide(policy.Flow) policy.Verdict
+	// PlainLookups reports whether DNS queries and answers are brought to a plain
+	// form.
+	PlainLookups() bool
 }
 
-// Proto is the kind of a flow.
-type Proto string
-
-// The kinds of flows.
-const (
-	ProtoTCP Proto = "tcp"
-	ProtoUDP Proto = "udp"
-	ProtoDNS Proto = "dns"
-)
-
-// Flow is what a guest asks for.
-type Flow struct {
-	Proto Proto
-	// Dst is where a TCP or UDP flow goes.
-	Dst netip.AddrPort
-	// Name is what a DNS query asks, in presentation form with the final dot.
-	Name string
-}
-
-// Verdict is the answer to a Flow.
-type Verdict struct {
-	Allow bool
-	// Reason is why a refused flow is refused.
-	Reason Reason
-	// Rule names the rule that decided, as a person would write it.
-	Rule string
-}
-
-// Reason says why a flow is refused; the counters are kept by it.
-type Reason string
-
-// The reasons. All but ReasonNAT and ReasonLimit are kinds of addresses that
-// are refused whatever the policy says, unless Config.AllowPrivate has them.
-const (
-	ReasonNAT       Reason = "nat-off"
-	ReasonLimit     Reason = "limit" // too many flows or queries at once
-	ReasonGuestNet  Reason = "guest-network"
-	ReasonHost      Reason = "host-address"
-	ReasonLoopback  Reason = "loopback"
-	ReasonThisNet   Reason = "this-network" // 0.0.0.0/8 and ::
-	ReasonLinkLocal Reason = "link-local"
-	ReasonMetadata  Reason = "metadata"
-	ReasonPrivate   Reason = "private" // RFC 1918, ULA, site-local
-	ReasonCGNAT     Reason = "cgnat"
-	ReasonMulticast Reason = "multicast"
-	ReasonBroadcast Reason = "broadcast"
-	ReasonReserved  Reason = "reserved"
-)
-
-// egress is the policy of this network: NAT on or off, and the addresses that
-// are refused always.
-type egress struct {
-	nat    bool
-	allow  []netip.Prefix
-	isHost func(netip.Addr) bool
+// ruling is the policy in force, which can be replaced.
+type ruling struct {
+	gate atomic.Pointer[policy.Gate]
 }
 
 // Decide implements Decider.
-func (e *egress) Decide(flow Flow) Verdict {
-	if !e.nat {
-		return Verdict{Reason: ReasonNAT, Rule: "nat = false"}
+func (r *ruling) Decide(f policy.Flow) policy.Verdict { return r.gate.Load().Decide(f) }
+
+// PlainLookups implements Decider.
+func (r *ruling) PlainLookups() bool { return r.gate.Load().PlainLookups() }
+
+// newRuling is the policy of a config. A Policy that is nil allows all that is not
+// refused always.
+func newRuling(cfg Config) *ruling {
+	gate := &policy.Gate{
+		NAT: cfg.NAT, Policy: policy.Open(), AllowPrivate: cfg.AllowPrivate, GuestNet: guestNet,
+		IsHost: newHostAddrs(cfg.HostAddrs).contains,
 	}
-	if flow.Proto == ProtoDNS {
-		return Verdict{Allow: true, Rule: "nat = true"}
+	if cfg.Policy != nil {
+		gate.Policy = *cfg.Policy
 	}
-	return e.address(flow.Dst.Addr())
+	r := new(ruling)
+	r.gate.Store(gate)
+	return r
 }
 
-func (e *egress) address(addr netip.Addr) Verdict {
-	addr = addr.Unmap().WithZone("")
-	// The guest's network exists inside only: no rule sends it to the host's.
-	if guestNet.Contains(addr) {
-		return Verdict{Reason: ReasonGuestNet, Rule: guestNet.String()}
-	}
-	refused := e.always(addr)
-	if refused.Allow {
-		return refused
-	}
-	if i := slices.IndexFunc(e.allow, func(p netip.Prefix) bool { return p.Contains(addr) }); i >= 0 {
-		return Verdict{Allow: true, Rule: "allowed private network " + e.allow[i].String()}
-	}
-	return refused
+// SetPolicy replaces the policy. Flows that it forbids have ended when SetPolicy
+// returns: connections with a reset. One whose bytes would have to be heard from
+// the start ends, too, unless its policy had it heard.
+func (n *Network) SetPolicy(nat bool, p policy.Policy) {
+	n.changing.Lock()
+	defer n.changing.Unlock()
+	next := *n.rules.gate.Load()
+	next.NAT, next.Policy = nat, p
+	n.rules.gate.Store(&next)
+	n.live.review()
+	n.datagram.review()
 }
 
-// always applies the ranges that are refused whatever else is allowed, and the
-// same to an IPv4 address that an IPv6 one only wraps.
-func (e *egress) always(addr netip.Addr) Verdict {
-	if !addr.IsValid() {
-		return Verdict{Reason: ReasonReserved, Rule: "not an address"}
+// flow is what the guest asks for, with the names that lead to its address.
+func (n *Network) flow(proto policy.Proto, dst netip.AddrPort) policy.Flow {
+	n.answered.Lock()
+	defer n.answered.Unlock()
+	return policy.Flow{Proto: proto, Dst: dst, Known: n.answers.Known(dst.Addr(), time.Now())}
+}
+
+// decide asks the policy about a new flow, counts the answer and notes a refusal.
+func (n *Network) decide(flow policy.Flow) policy.Verdict {
+	verdict := n.policy.Decide(flow)
+	if verdict.Allow {
+		n.counters.accepted.Add(1)
 	}
-	if r, ok := refusedRange(addr); ok {
-		return Verdict{Reason: r.reason, Rule: r.prefix.String()}
+	n.note(flow, verdict)
+	return verdict
+}
+
+// note counts and records a refusal, also one that learning only notes.
+func (n *Network) note(flow policy.Flow, verdict policy.Verdict) {
+	switch {
+	case !verdict.Allow:
+		n.counters.refuse(verdict.Reason)
+	case verdict.WouldRefuse:
+		n.counters.wouldRefuse.Add(1)
+	default:
+		return
 	}
-	if e.isHost(addr) {
-		return Verdict{Reason: ReasonHost, Rule: addr.String()}
+	if n.record != nil {
+		n.record(flow, verdict)
 	}
-	for _, inner := range embedded(addr) {
-		if v := e.address(inner); !v.Allow {
-			return v
-		}
-	}
-	return Verdict{Allow: true, Rule: "nat = true"}
+	n.log.Debug("flow refused", "proto", flow.Proto, "to", flow.Dst, "name", flow.Name,
+		"reason", verdict.Reason, "rule", verdict.Rule, "let through", verdict.WouldRefuse)
 }
 
 // hostAddrsFresh is how long the list of the host's addresses is believed.

@@ -1,132 +1,389 @@
 package network
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
+	"io"
+	"net"
 	"net/netip"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/banger-dev/banger/internal/policy"
 )
 
-// testHost is an address that the policies of these tests take for the host's.
-var testHost = netip.MustParseAddr("203.0.113.9")
+// zone is a name server that knows where names are, and what it was asked.
+type zone struct {
+	hosts map[string]netip.Addr
 
-func TestAlwaysRefused(t *testing.T) {
-	policy := &egress{nat: true, isHost: func(a netip.Addr) bool { return a == testHost }}
-	for addr, want := range map[string]Reason{
-		"0.0.0.0": ReasonThisNet, "0.1.2.3": ReasonThisNet, "0.255.255.255": ReasonThisNet,
-		"127.0.0.1": ReasonLoopback, "127.255.255.254": ReasonLoopback,
-		"169.254.0.1": ReasonLinkLocal, "169.254.255.255": ReasonLinkLocal,
-		"169.254.169.254": ReasonMetadata, "100.100.100.200": ReasonMetadata,
-		"168.63.129.16": ReasonMetadata, "192.0.0.192": ReasonMetadata, "fd00:ec2::254": ReasonMetadata,
-		"10.0.0.0": ReasonPrivate, "10.255.255.255": ReasonPrivate,
-		"172.16.0.1": ReasonPrivate, "172.31.255.255": ReasonPrivate,
-		"192.168.0.1": ReasonPrivate, "192.168.255.255": ReasonPrivate,
-		"192.168.127.1": ReasonGuestNet, "192.168.127.2": ReasonGuestNet, "192.168.127.255": ReasonGuestNet,
-		"100.64.0.1": ReasonCGNAT, "100.127.255.255": ReasonCGNAT,
-		"224.0.0.1": ReasonMulticast, "239.255.255.255": ReasonMulticast,
-		"240.0.0.1": ReasonReserved, "255.255.255.254": ReasonReserved, "255.255.255.255": ReasonBroadcast,
-		"203.0.113.9": ReasonHost,
-		"::":          ReasonThisNet, "::1": ReasonLoopback,
-		"fe80::1": ReasonLinkLocal, "fe80::1%eth0": ReasonLinkLocal, "febf::1": ReasonLinkLocal,
-		"fec0::1": ReasonPrivate, "fc00::1": ReasonPrivate, "fdff::1": ReasonPrivate,
-		"ff02::1": ReasonMulticast, "64:ff9b:1::1": ReasonPrivate,
-		// IPv4 inside IPv6: mapped, compatible, translated, NAT64, 6to4, Teredo
-		// (server, then client, whose bits are inverted).
-		"::ffff:127.0.0.1": ReasonLoopback, "::ffff:10.0.0.1": ReasonPrivate,
-		"::ffff:169.254.169.254": ReasonMetadata, "::ffff:203.0.113.9": ReasonHost,
-		"::ffff:192.168.127.2": ReasonGuestNet,
-		"::127.0.0.1":          ReasonLoopback, "::ffff:0:10.0.0.1": ReasonPrivate,
-		"64:ff9b::7f00:1": ReasonLoopback, "64:ff9b::cb00:7109": ReasonHost, "64:ff9b::c0a8:7f02": ReasonGuestNet,
-		"2002:7f00:1::": ReasonLoopback, "2002:a9fe:a9fe::1": ReasonMetadata,
-		"2001:0:a00:1::": ReasonPrivate, "2001:0:808:808::80ff:fffe": ReasonLoopback,
+	mu    sync.Mutex
+	asked [][]byte
+}
+
+func (z *zone) answer(message []byte) []byte {
+	z.mu.Lock()
+	z.asked = append(z.asked, slices.Clone(message))
+	z.mu.Unlock()
+	q, _ := parseQuery(message)
+	name := q.question.Name
+	header := func(owner dnsmessage.Name) dnsmessage.ResourceHeader {
+		return dnsmessage.ResourceHeader{Name: owner, Class: dnsmessage.ClassINET, TTL: 300}
+	}
+	m := dnsmessage.Message{Header: dnsmessage.Header{ID: q.header.ID, Response: true}, Questions: []dnsmessage.Question{q.question}}
+	addr, ok := z.hosts[strings.TrimSuffix(name.String(), ".")]
+	if !ok {
+		m.RCode = dnsmessage.RCodeNameError
+	} else if q.question.Type == dnsmessage.TypeA {
+		alias := dnsmessage.MustNewName("edge.cdn.example.")
+		m.Answers = []dnsmessage.Resource{
+			{Header: header(name), Body: &dnsmessage.CNAMEResource{CNAME: alias}},
+			{Header: header(alias), Body: &dnsmessage.AResource{A: addr.As4()}},
+			{Header: header(name), Body: &dnsmessage.UnknownResource{Type: typeHTTPS, Data: []byte{0, 1, 0}}},
+			{Header: header(name), Body: &dnsmessage.TXTResource{TXT: []string{"x"}}},
+		}
+		m.Additionals = []dnsmessage.Resource{{Header: header(name), Body: &dnsmessage.TXTResource{TXT: []string{"y"}}}}
+	}
+	packed, _ := m.Pack()
+	return packed
+}
+
+// ruled is a network with a policy, and a guest on it that has looked the names up.
+func ruled(t testing.TB, out *outside, rules []string, lookups ...string) (*Network, *guest, *zone) {
+	t.Helper()
+	z := &zone{hosts: map[string]netip.Addr{}}
+	for _, name := range []string{"a.example", "b.example", "good.example"} {
+		z.hosts[name] = out.addr
+	}
+	p, err := policy.Parse(policy.DefaultDeny, rules, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, g := start(t, Config{NAT: true, Policy: &p, DNSUpstream: out.listenUDP(0, z.answer).String()})
+	for _, name := range lookups {
+		if m := g.askUDP(questionFor(name, dnsmessage.TypeA)); m.RCode != 0 || len(m.Answers) != 2 {
+			t.Fatalf("%s: %+v", name, m)
+		}
+	}
+	return n, g, z
+}
+
+func questionFor(name string, kind dnsmessage.Type) []byte {
+	m := dnsmessage.Message{
+		Header:    dnsmessage.Header{ID: 0x1234, RecursionDesired: true},
+		Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName(name + "."), Type: kind, Class: dnsmessage.ClassINET}},
+	}
+	opt := dnsmessage.Resource{Body: &dnsmessage.OPTResource{Options: []dnsmessage.Option{{Code: 65001, Data: []byte("secret")}}}}
+	_ = opt.Header.SetEDNS0(4096, 0, true)
+	m.Additionals = []dnsmessage.Resource{opt}
+	packed, err := m.Pack()
+	if err != nil {
+		panic(err)
+	}
+	return packed
+}
+
+// ask sends text on a new connection and returns what comes back.
+func (g *guest) ask(dst netip.AddrPort, text string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	conn, err := g.dial(ctx, dst)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	deadline(g.t, conn)
+	if _, err := conn.Write([]byte(text)); err != nil {
+		return "", err
+	}
+	if err := conn.CloseWrite(); err != nil {
+		return "", err
+	}
+	answer, err := io.ReadAll(conn)
+	return string(answer), err
+}
+
+func get(host string) string { return "GET / HTTP/1.1\r\nHost: " + host + "\r\n\r\n" }
+
+func TestOnlyTheNamesOfTheRules(t *testing.T) {
+	out := newOutside(t)
+	server := out.listen(echo)
+	port := ":" + server.String()[strings.LastIndexByte(server.String(), ':')+1:]
+	n, g, z := ruled(t, out, []string{"allow a.example" + port, "allow good.example" + port + "/tcp"}, "a.example")
+	for _, c := range []struct {
+		text string
+		ok   bool
+	}{
+		{get("a.example"), true}, {get("A.Example.:80") + get("a.example"), true}, {"SSH-2.0-x\r\nmore", true},
+		{get("b.example"), false}, {get("a.example") + get("b.example"), false}, {"hello\n", false}, {"\x00\x01", false}, {"", false},
+		{"GET / HTTP/1.1\r\nHost: a.exam", false},
 	} {
-		dst := netip.AddrPortFrom(netip.MustParseAddr(addr), 80)
-		for _, proto := range []Proto{ProtoTCP, ProtoUDP} {
-			if v := policy.Decide(Flow{Proto: proto, Dst: dst}); v.Allow || v.Reason != want || v.Rule == "" {
-				t.Errorf("%s %s: %+v, want refused as %s", proto, addr, v, want)
+		got, err := g.ask(server, c.text)
+		if c.ok && (err != nil || got != c.text) || !c.ok && err == nil {
+			t.Errorf("%q: %q, %v", c.text, got, err)
+		}
+		if !c.ok && strings.Contains(got, "b.example") {
+			t.Errorf("%q reached the neighbour", c.text)
+		}
+	}
+	// Another rule lets anything through, once its name is known to be there.
+	if m := g.askUDP(questionFor("good.example", dnsmessage.TypeA)); len(m.Answers) != 2 {
+		t.Fatalf("%+v", m)
+	}
+	if got, err := g.ask(server, "hello\n"); err != nil || got != "hello\n" {
+		t.Errorf("raw: %q, %v", got, err)
+	}
+	if c := n.Counters(); c.Refused[policy.ReasonHostName] < 4 {
+		t.Errorf("%+v", c)
+	}
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	for _, message := range z.asked {
+		if strings.Contains(string(message), "secret") {
+			t.Error("an option of the guest's left")
+		}
+	}
+}
+
+func TestServerName(t *testing.T) {
+	out := newOutside(t)
+	server := out.listen(func(conn *net.TCPConn) {
+		_ = tls.Server(conn, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			return nil, errors.New("it came: " + h.ServerName)
+		}}).Handshake()
+	})
+	p := ":" + server.String()[strings.LastIndexByte(server.String(), ':')+1:]
+	_, g, _ := ruled(t, out, []string{"allow *.example" + p}, "a.example")
+	for name, want := range map[string]string{"a.example": "internal error", "b.other": "reset", "": "reset"} {
+		conn := g.mustDial(server)
+		err := tls.Client(conn, &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake()
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", name, err, want)
+		}
+	}
+}
+
+// What looks like TLS or SSH to us, and is a line of rubbish before a request to a
+// server of HTTP, is no way to its other hosts.
+func TestTheServerConfirms(t *testing.T) {
+	out := newOutside(t)
+	got := make(chan string, 8)
+	server := out.listen(func(conn *net.TCPConn) {
+		first := make([]byte, 4096)
+		n, _ := conn.Read(first)
+		_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+		rest, _ := io.ReadAll(conn)
+		got <- string(first[:n]) + string(rest)
+	})
+	port := ":" + server.String()[strings.LastIndexByte(server.String(), ':')+1:]
+	n, g, _ := ruled(t, out, []string{"allow a.example" + port}, "a.example")
+	hello := new(helloRecorder)
+	_ = tls.Client(hello, &tls.Config{ServerName: "a.example"}).Handshake()
+	for _, opening := range []string{"SSH-2.0-x\r\n", string(hello.sent)} {
+		if answer, err := g.ask(server, opening+get("b.example")); err == nil || answer != "" {
+			t.Errorf("%.10q: %q, %v", opening, answer, err)
+		}
+		if sent := <-got; strings.Contains(sent, "b.example") {
+			t.Errorf("%q reached the server", sent)
+		}
+	}
+	if c := n.Counters(); c.Refused[policy.ReasonHostName] != 2 {
+		t.Errorf("%+v", c)
+	}
+}
+
+// helloRecorder keeps what a client says first, and answers with an error.
+type helloRecorder struct {
+	net.Conn
+	sent []byte
+}
+
+func (h *helloRecorder) Write(p []byte) (int, error) {
+	h.sent = append(h.sent, p...)
+	return len(p), nil
+}
+func (h *helloRecorder) Read([]byte) (int, error) { return 0, io.EOF }
+func (h *helloRecorder) Close() error             { return nil }
+
+func TestLookupsArePartOfThePolicy(t *testing.T) {
+	out := newOutside(t)
+	other := out.listenUDP(0, func(b []byte) []byte { return b })
+	n, g, z := ruled(t, out, []string{"allow *.example"}, "a.example")
+	for _, c := range []struct {
+		name string
+		kind dnsmessage.Type
+		want dnsmessage.RCode
+	}{
+		{"B.eXample", dnsmessage.TypeA, 0}, {"none.example", dnsmessage.TypeA, 3}, {"a.evil", dnsmessage.TypeA, 3}, {"s3cr3t.evil", dnsmessage.TypeTXT, 3},
+		{"a.example", dnsmessage.TypeTXT, 0}, {"a.example", typeHTTPS, 0},
+		{strings.Repeat("x", 60) + "." + strings.Repeat("y", 60) + ".example", dnsmessage.TypeA, 3},
+	} {
+		m := g.askUDP(questionFor(c.name, c.kind))
+		if m.RCode != c.want || m.Questions[0].Name.String() != c.name+"." || len(m.Authorities) > 1 || len(m.Additionals) != 1 {
+			t.Errorf("%s: %+v", c.name, m)
+		}
+		for _, r := range m.Answers {
+			if !isPlain(r.Header.Type) || c.kind != dnsmessage.TypeA {
+				t.Errorf("%s: %v comes in", c.name, r)
 			}
 		}
 	}
-	if v := policy.Decide(Flow{Proto: ProtoTCP}); v.Allow {
-		t.Error("no address at all is let through")
-	}
-}
-
-func TestLetThrough(t *testing.T) {
-	policy := &egress{nat: true, isHost: func(a netip.Addr) bool { return a == testHost }}
-	for _, addr := range []string{
-		"1.1.1.1", "9.255.255.255", "11.0.0.0", "172.15.255.255", "172.32.0.0", "192.167.255.255", "192.169.0.0",
-		"100.63.255.255", "100.128.0.0", "126.255.255.255", "128.0.0.0", "169.253.255.255", "169.255.0.0",
-		"223.255.255.255", "168.63.129.17",
-		"192.0.2.1", "198.51.100.1", "203.0.113.1", // TEST-NET 1 to 3
-		"2606:4700::1111", "2001:db8::1", "64:ff9b::101:101", "2002:101:101::1", "::ffff:1.1.1.1",
-	} {
-		if v := policy.Decide(Flow{Proto: ProtoTCP, Dst: netip.AddrPortFrom(netip.MustParseAddr(addr), 443)}); !v.Allow {
-			t.Errorf("%s is refused: %+v", addr, v)
+	z.mu.Lock()
+	for _, message := range z.asked {
+		q, _ := parseQuery(message)
+		if name := q.question.Name.String(); strings.Contains(name, "evil") || strings.Contains(name, "xx") || name != strings.ToLower(name) ||
+			q.question.Type != dnsmessage.TypeA || strings.Contains(string(message), "secret") {
+			t.Errorf("%q was asked outside", message)
 		}
 	}
-	if v := policy.Decide(Flow{Proto: ProtoDNS, Name: "example.org."}); !v.Allow {
-		t.Errorf("a name is refused: %+v", v)
+	z.mu.Unlock()
+	conn := g.dialUDP(other)
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another server is refused", func() bool { return n.Counters().Refused[policy.ReasonRule] == 1 })
+	if c := n.Counters(); c.Refused[policy.ReasonName] != 2 || c.Refused[policy.ReasonRecord] != 2 || c.Refused[policy.ReasonLongName] != 1 {
+		t.Errorf("%+v", c)
 	}
 }
 
-func TestAllowPrivate(t *testing.T) {
-	policy := &egress{
-		nat:    true,
-		isHost: func(a netip.Addr) bool { return a == testHost },
-		allow: []netip.Prefix{
-			netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("127.0.0.1/32"),
-			netip.MustParsePrefix("203.0.113.9/32"), netip.MustParsePrefix("fd12::/16"),
-			netip.MustParsePrefix("192.168.0.0/16"),
+func TestSetPolicyCuts(t *testing.T) {
+	out := newOutside(t)
+	server := out.listen(echo)
+	datagrams := out.listenUDP(0, func(b []byte) []byte { return b })
+	n, g := start(t, Config{NAT: true})
+	kept, cut := g.mustDial(server), g.mustDial(netip.AddrPortFrom(server.Addr(), out.listen(echo).Port()))
+	roundTrip(t, kept)
+	roundTrip(t, cut)
+	udp := g.dialUDP(datagrams)
+	roundTrip(t, udp)
+	p, err := policy.Parse(policy.DefaultDeny, []string{"allow " + server.String()}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.SetPolicy(true, p)
+	roundTrip(t, kept)
+	if _, err := cut.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("the connection that is forbidden reads %v, want a reset", err)
+	}
+	before := n.Counters().Refused[policy.ReasonRule]
+	if _, err := udp.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the datagram is refused", func() bool { return n.Counters().Refused[policy.ReasonRule] == before+1 })
+	n.SetPolicy(false, p)
+	if _, err := kept.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("with nat off: %v, want a reset", err)
+	}
+	eventually(t, "no flow is open", func() bool { return n.Counters().Open == 0 })
+}
+
+// A connection that was heard lives on under a policy that allows its name, one
+// that nobody heard does not, and one that is for another name is cut.
+func TestSetPolicyKnowsNames(t *testing.T) {
+	out := newOutside(t)
+	server := out.listen(echo)
+	port := ":" + server.String()[strings.LastIndexByte(server.String(), ':')+1:]
+	n, g, _ := ruled(t, out, []string{"allow a.example" + port, "allow b.example" + port}, "a.example", "b.example")
+	speak := func(host string) net.Conn {
+		conn := g.mustDial(server)
+		if _, err := conn.Write([]byte(get(host))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, make([]byte, len(get(host)))); err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	a, b := speak("a.example"), speak("b.example")
+	p, err := policy.Parse(policy.DefaultDeny, []string{"allow a.example" + port}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.SetPolicy(true, p)
+	if _, err := b.Read(make([]byte, 1)); err == nil {
+		t.Error("b goes on")
+	}
+	if _, err := a.Write([]byte(get("a.example"))); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.ReadFull(a, make([]byte, len(get("a.example")))); err != nil {
+		t.Errorf("a does not go on: %v", err)
+	}
+	n.SetPolicy(true, policy.Open())
+	unheard := g.mustDial(server)
+	roundTrip(t, unheard)
+	n.SetPolicy(true, p)
+	if _, err := unheard.Read(make([]byte, 1)); err == nil {
+		t.Error("what nobody heard goes on")
+	}
+}
+
+// Learning lets all through and says what it would have refused.
+func TestLearning(t *testing.T) {
+	out := newOutside(t)
+	server := out.listen(echo)
+	greeter := out.listen(func(conn *net.TCPConn) { _, _ = conn.Write([]byte("220 hello\r\n")); _, _ = io.Copy(io.Discard, conn) })
+	z := &zone{hosts: map[string]netip.Addr{"a.example": out.addr}}
+	var mu sync.Mutex
+	var said []string
+	n, g := start(t, Config{
+		NAT: true, Policy: &policy.Policy{Learn: true}, DNSUpstream: out.listenUDP(0, z.answer).String(),
+		Record: func(f policy.Flow, v policy.Verdict) {
+			mu.Lock()
+			defer mu.Unlock()
+			said = append(said, strings.TrimSpace(string(f.Proto)+" "+string(f.Speech)+" "+f.Name))
 		},
-	}
-	for addr, want := range map[string]bool{
-		"10.1.2.3": true, "10.2.0.1": false, "127.0.0.1": true, "127.0.0.2": false, "203.0.113.9": true,
-		"fd12::1": true, "fd13::1": false, "::ffff:10.1.2.3": true, "64:ff9b::a01:203": true, "64:ff9b::a02:1": false,
-		"192.168.1.1": true, "192.168.127.1": false, "169.254.169.254": false, "8.8.8.8": true,
-	} {
-		v := policy.Decide(Flow{Proto: ProtoTCP, Dst: netip.AddrPortFrom(netip.MustParseAddr(addr), 443)})
-		if v.Allow != want {
-			t.Errorf("%s: %+v, want allow = %v", addr, v, want)
-		}
-	}
-}
-
-func TestNATOffDecidesAll(t *testing.T) {
-	policy := &egress{allow: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}, isHost: func(netip.Addr) bool { return false }}
-	for _, flow := range []Flow{
-		{Proto: ProtoTCP, Dst: netip.MustParseAddrPort("1.1.1.1:443")},
-		{Proto: ProtoUDP, Dst: netip.MustParseAddrPort("1.1.1.1:53")},
-		{Proto: ProtoDNS, Name: "example.org."},
-	} {
-		if v := policy.Decide(flow); v.Allow || v.Reason != ReasonNAT {
-			t.Errorf("%+v: %+v", flow, v)
-		}
-	}
-}
-
-func TestHostAddrs(t *testing.T) {
-	own := newHostAddrs(nil)
-	if !own.contains(netip.MustParseAddr("127.0.0.1")) {
-		t.Error("the loopback interface's address is not the host's")
-	}
-	if own.contains(netip.MustParseAddr("1.1.1.1")) {
-		t.Error("an address of no interface is the host's")
-	}
-	calls := 0
-	given := newHostAddrs(func() []netip.Addr {
-		calls++
-		return []netip.Addr{netip.MustParseAddr("::ffff:192.0.2.1"), netip.MustParseAddr("fe80::2%lo")}
 	})
-	for _, addr := range []string{"192.0.2.1", "fe80::2"} {
-		if !given.contains(netip.MustParseAddr(addr)) {
-			t.Errorf("%s is not the host's", addr)
+	if m := g.askUDP(questionFor("a.example", dnsmessage.TypeA)); len(m.Answers) != 2 {
+		t.Fatalf("%+v", m)
+	}
+	for _, text := range []string{get("a.example"), "hello\n", "QUIT"} {
+		if got, err := g.ask(server, text); err != nil || got != text {
+			t.Errorf("%q: %q, %v", text, got, err)
 		}
 	}
-	if calls != 1 {
-		t.Errorf("the list was read %d times", calls)
+	if got, err := g.ask(greeter, ""); err != nil || got != "220 hello\r\n" {
+		t.Errorf("who speaks second: %q, %v", got, err)
 	}
-	unknown := &hostAddrs{list: func() ([]netip.Addr, error) { return nil, errors.New("no netlink") }}
-	if !unknown.contains(netip.MustParseAddr("1.1.1.1")) {
-		t.Error("while the host's addresses are unknown, one was let through")
+	want := []string{"dns  a.example.", "tcp http a.example", "tcp other", "tcp other", "tcp other"}
+	eventually(t, "all is said", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Equal(said, want)
+	})
+	if c := n.Counters(); c.WouldRefuse != 5 {
+		t.Errorf("%+v", c)
 	}
+}
+
+// FuzzAnswer gives the readers of answers whatever a server outside may say.
+func FuzzAnswer(f *testing.F) {
+	z := &zone{hosts: map[string]netip.Addr{"a.example": netip.MustParseAddr("203.0.113.1")}}
+	f.Add(z.answer(questionFor("a.example", dnsmessage.TypeA)))
+	f.Add(z.answer(questionFor("none.example", dnsmessage.TypeA)))
+	q, _ := parseQuery(questionFor("A.example", dnsmessage.TypeA))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		if len(addressesIn(answer, "a.example.")) > maxRecords {
+			t.Fatal("too many addresses")
+		}
+		plain, err := q.plainAnswer(answer)
+		if err != nil {
+			return
+		}
+		var m dnsmessage.Message
+		if err := m.Unpack(plain); err != nil || !q.answeredBy(plain, q.header.ID) {
+			t.Fatalf("%x: %v", plain, err)
+		}
+		for _, r := range append(m.Answers, m.Authorities...) {
+			if !isPlain(r.Header.Type) {
+				t.Fatalf("%v comes in", r)
+			}
+		}
+	})
 }

@@ -10,16 +10,18 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/banger-dev/banger/internal/policy"
 )
 
 func TestRefusedFast(t *testing.T) {
 	out := newOutside(t)
 	n, g := start(t, Config{NAT: true})
-	want := map[Reason]uint64{}
-	for dst, reason := range map[string]Reason{
-		"10.1.2.3:80": ReasonPrivate, "169.254.169.254:80": ReasonMetadata, "100.64.1.1:80": ReasonCGNAT,
-		"192.168.127.1:80": ReasonGuestNet, "192.168.127.77:1": ReasonGuestNet, "240.0.0.1:1": ReasonReserved,
-		out.router.String() + ":22": ReasonHost, "172.17.0.1:2375": ReasonPrivate,
+	want := map[policy.Reason]uint64{}
+	for dst, reason := range map[string]policy.Reason{
+		"10.1.2.3:80": policy.ReasonPrivate, "169.254.169.254:80": policy.ReasonMetadata, "100.64.1.1:80": policy.ReasonCGNAT,
+		"192.168.127.1:80": policy.ReasonGuestNet, "192.168.127.77:1": policy.ReasonGuestNet, "240.0.0.1:1": policy.ReasonReserved,
+		out.router.String() + ":22": policy.ReasonHost, "172.17.0.1:2375": policy.ReasonPrivate,
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		_, err := g.dial(ctx, netip.MustParseAddrPort(dst))
@@ -68,7 +70,7 @@ func TestNATOff(t *testing.T) {
 	if _, err := g.dialUDP(datagrams).Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the datagram is refused", func() bool { return n.Counters().Refused[ReasonNAT] == 2 })
+	eventually(t, "the datagram is refused", func() bool { return n.Counters().Refused[policy.ReasonNAT] == 2 })
 	if reached.Load() != 0 {
 		t.Error("something left")
 	}
@@ -84,10 +86,11 @@ func TestDialAsksAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	if !n.decide(Flow{Proto: ProtoTCP, Dst: server}) {
+	flow := policy.Flow{Proto: policy.ProtoTCP, Dst: server}
+	if !n.decide(flow).Allow {
 		t.Fatal("refused at first")
 	}
-	if _, err := n.dial(ProtoTCP, server); !errors.Is(err, errRefused) {
+	if _, err := n.dial(flow); !errors.Is(err, errRefused) {
 		t.Fatalf("%v, want refused", err)
 	}
 	if reached.Load() != 0 {
@@ -95,12 +98,15 @@ func TestDialAsksAgain(t *testing.T) {
 	}
 }
 
+// PlainLookups implements Decider.
+func (d *onceDecider) PlainLookups() bool { return false }
+
 // onceDecider allows the first flow only.
 type onceDecider struct{ asked atomic.Bool }
 
-func (d *onceDecider) Decide(Flow) Verdict {
+func (d *onceDecider) Decide(policy.Flow) policy.Verdict {
 	if d.asked.Swap(true) {
-		return Verdict{Reason: ReasonHost, Rule: "changed"}
+		return policy.Verdict{Reason: policy.ReasonHost, Rule: "changed"}
 	}
-	return Verdict{Allow: true}
+	return policy.Verdict{Allow: true}
 }

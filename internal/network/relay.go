@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 
+	"github.com/banger-dev/banger/internal/policy"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -20,6 +22,7 @@ type relay struct {
 	outside *net.TCPConn
 	buffers *buffers
 	chunk   int // bytes in one step
+	guest   *connection
 	abort   sync.Once
 }
 
@@ -61,7 +64,7 @@ func (r *relay) copyOut(ctx context.Context) error {
 	r.inside.queue.EventRegister(&entry)
 	defer r.inside.queue.EventUnregister(&entry)
 	for {
-		err := r.stepOut()
+		err := r.stepOut(ctx)
 		switch {
 		case err == nil:
 		case errors.Is(err, errWait):
@@ -71,32 +74,69 @@ func (r *relay) copyOut(ctx context.Context) error {
 				return ctx.Err()
 			}
 		case errors.Is(err, io.EOF):
-			return r.outside.CloseWrite()
+			return r.endOut()
 		default:
 			return err
 		}
 	}
 }
 
+// endOut passes the guest's end of stream on.
+func (r *relay) endOut() error {
+	rest, err := r.guest.end()
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		if _, err := r.outside.Write(rest); err != nil {
+			return err
+		}
+	}
+	return r.outside.CloseWrite()
+}
+
 // errWait says that there is nothing to do now.
 var errWait = errors.New("would block")
 
 // stepOut copies once. It holds a buffer only while there is something in it.
-func (r *relay) stepOut() error {
+func (r *relay) stepOut(ctx context.Context) error {
 	buf := r.buffers.take(r.chunk)
 	defer buf.give()
 	into := tcpip.SliceWriter(buf.bytes)
 	result, err := r.inside.Read(&into, tcpip.ReadOptions{})
 	switch err.(type) {
 	case nil:
-		_, writeErr := r.outside.Write(buf.bytes[:result.Count])
-		return writeErr
+		return r.sendOut(ctx, buf.bytes[:result.Count])
 	case *tcpip.ErrWouldBlock:
 		return errWait
 	case *tcpip.ErrClosedForReceive:
 		return io.EOF
 	}
 	return errors.New(err.String())
+}
+
+// sendOut passes on what of the guest's bytes may go, and waits for the server's
+// word where it is to confirm what they are.
+func (r *relay) sendOut(ctx context.Context, data []byte) error {
+	listener := r.guest.listener
+	if listener != nil {
+		var err error
+		if data, err = listener.Pass(data); err != nil || len(data) == 0 {
+			return err
+		}
+	}
+	if _, err := r.outside.Write(data); err != nil {
+		return err
+	}
+	if listener == nil || listener.Awaits() == policy.Unheard {
+		return nil
+	}
+	waited, err := r.guest.confirm(ctx)
+	if err != nil || len(waited) == 0 {
+		return err
+	}
+	_, err = r.outside.Write(waited)
+	return err
 }
 
 // copyIn carries what the outside sends until its end of stream.
@@ -108,6 +148,11 @@ func (r *relay) copyIn(ctx context.Context) error {
 	entry, writable := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	r.inside.queue.EventRegister(&entry)
 	defer r.inside.queue.EventUnregister(&entry)
+	if r.guest.hold != nil {
+		if err := r.firstIn(ctx, raw, writable); err != nil {
+			return err
+		}
+	}
 	for {
 		buf, count, err := r.buffers.read(raw, r.chunk)
 		if err != nil {
@@ -125,6 +170,34 @@ func (r *relay) copyIn(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// firstIn waits until the guest has said what the connection is for, and the server
+// that it is that.
+func (r *relay) firstIn(ctx context.Context, raw syscall.RawConn, writable <-chan struct{}) error {
+	select {
+	case <-r.guest.hold:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	var first []byte
+	for enough := false; !enough; {
+		buf, count, err := r.buffers.read(raw, r.chunk)
+		if err != nil {
+			return err
+		}
+		if count > 0 {
+			first = append(first, buf.bytes[:count]...)
+			buf.give()
+		}
+		if enough, err = r.guest.serverBegins(first, count == 0); err != nil {
+			return err
+		}
+		if count == 0 {
+			break // what follows reads the end of stream once more
+		}
+	}
+	return r.writeIn(ctx, first, writable)
 }
 
 // writeIn gives the guest all of data, as fast as it takes it.

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/banger-dev/banger/internal/policy"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -20,7 +21,8 @@ const (
 	// at once. A stack that allows 10 makes a guest that opens many wait for
 	// retransmitted SYNs, a second each.
 	maxTCPPending = 1024
-	// dialTimeout bounds a connection to the outside that nobody answers.
+	// dialTimeout bounds a connection, outside or into the guest, that nobody
+	// answers.
 	dialTimeout = 20 * time.Second
 	// outsideKeepAlive keeps the way outside open for idle connections, and
 	// finds a peer that is gone.
@@ -74,18 +76,25 @@ func (n *Network) acceptTCP(request *tcp.ForwarderRequest) {
 	}
 	size, ok := n.budget.take()
 	if !ok {
-		n.counters.refuse(ReasonLimit)
+		n.counters.refuse(policy.ReasonLimit)
 		request.Complete(true)
 		return
 	}
 	defer n.budget.give(size)
-	if !n.decide(Flow{Proto: ProtoTCP, Dst: dst}) {
+	n.forward(request, n.flow(policy.ProtoTCP, dst), size)
+}
+
+// forward carries a connection whose buffers have size bytes each, if the policy
+// allows it.
+func (n *Network) forward(request *tcp.ForwarderRequest, flow policy.Flow, size int) {
+	verdict := n.decide(flow)
+	if !verdict.Allow {
 		request.Complete(true)
 		return
 	}
-	outside, err := n.dialTCP(dst, size)
+	outside, err := n.dialTCP(flow, size)
 	if err != nil {
-		n.failed(dst, err)
+		n.failed(flow.Dst, err)
 		request.Complete(true)
 		return
 	}
@@ -96,13 +105,30 @@ func (n *Network) acceptTCP(request *tcp.ForwarderRequest) {
 	}
 	n.counters.open.Add(1)
 	defer n.counters.open.Add(-1)
-	r := &relay{inside: inside, outside: outside, buffers: &n.buffers, chunk: min(size, copySize)}
-	r.run(n.ctx)
+	r := &relay{
+		inside: inside, outside: outside, buffers: &n.buffers, chunk: min(size, copySize),
+		guest: n.newConnection(flow, verdict),
+	}
+	n.carry(r)
+}
+
+// carry runs a connection that the policy may end at any time.
+func (n *Network) carry(r *relay) {
+	defer close(r.guest.done)
+	ctx, cancel := context.WithCancel(n.ctx)
+	defer cancel()
+	r.guest.cut = cancel
+	defer n.live.remove(r.guest)
+	if !n.live.add(r.guest) {
+		cancel()
+	}
+	r.run(ctx)
+	r.guest.finish()
 }
 
 // dialTCP connects to the outside for a flow whose buffers have size bytes.
-func (n *Network) dialTCP(dst netip.AddrPort, size int) (*net.TCPConn, error) {
-	conn, err := n.dial(ProtoTCP, dst)
+func (n *Network) dialTCP(flow policy.Flow, size int) (*net.TCPConn, error) {
+	conn, err := n.dial(flow)
 	if err != nil {
 		return nil, err
 	}
@@ -149,24 +175,32 @@ func establish(request *tcp.ForwarderRequest, size int) (endpoint, error) {
 	options := ep.SocketOptions()
 	options.SetReceiveBufferSize(int64(size), true)
 	options.SetSendBufferSize(int64(size), true)
-	options.SetKeepAlive(true)
+	if err := keepAlive(ep); err != nil {
+		ep.Abort()
+		return endpoint{}, err
+	}
+	return endpoint{ep, queue}, nil
+}
+
+// keepAlive has the stack find connections that the guest has forgotten.
+func keepAlive(ep tcpip.Endpoint) error {
+	ep.SocketOptions().SetKeepAlive(true)
 	for _, option := range []tcpip.SettableSocketOption{
 		ptr(tcpip.KeepaliveIdleOption(insideKeepAlive)),
 		ptr(tcpip.KeepaliveIntervalOption(insideKeepAlive / 4)),
 	} {
 		if err := ep.SetSockOpt(option); err != nil {
-			ep.Abort()
-			return endpoint{}, errors.New(err.String())
+			return errors.New(err.String())
 		}
 	}
-	return endpoint{ep, queue}, nil
+	return nil
 }
 
 func ptr[T any](v T) *T { return &v }
 
 // dial connects to the outside. The policy is asked again about the address
 // that the kernel is really given.
-func (n *Network) dial(proto Proto, dst netip.AddrPort) (net.Conn, error) {
+func (n *Network) dial(flow policy.Flow) (net.Conn, error) {
 	dialer := net.Dialer{
 		Timeout: dialTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{
@@ -177,13 +211,15 @@ func (n *Network) dial(proto Proto, dst netip.AddrPort) (net.Conn, error) {
 			if err != nil {
 				return err
 			}
-			if !n.policy.Decide(Flow{Proto: proto, Dst: real}).Allow {
+			dialled := flow
+			dialled.Dst = real
+			if !n.policy.Decide(dialled).Allow {
 				return errRefused
 			}
 			return noBroadcast(c)
 		},
 	}
-	return dialer.DialContext(n.ctx, string(proto), dst.String())
+	return dialer.DialContext(n.ctx, string(flow.Proto), flow.Dst.String())
 }
 
 // noBroadcast takes back the leave to broadcast that Go gives every UDP socket:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	banger "github.com/banger-dev/banger"
+	"github.com/banger-dev/banger/internal/policy"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
@@ -46,11 +47,12 @@ type datagramKey struct {
 }
 
 type datagramFlow struct {
-	key  datagramKey
-	conn *net.UDPConn
-	raw  syscall.RawConn
-	idle time.Duration
-	used atomic.Int64 // time of the last datagram, in nanoseconds since 1970
+	key   datagramKey
+	asked policy.Flow
+	conn  *net.UDPConn
+	raw   syscall.RawConn
+	idle  time.Duration
+	used  atomic.Int64 // time of the last datagram, in nanoseconds since 1970
 }
 
 func newDatagrams(n *Network) *datagrams {
@@ -97,10 +99,14 @@ func (d *datagrams) find(key datagramKey) (*datagramFlow, bool) {
 	if flow, ok := d.flows[key]; ok {
 		return flow, true
 	}
-	if d.closed || !d.net.decide(Flow{Proto: ProtoUDP, Dst: key.dst}) {
+	if d.closed {
 		return nil, false
 	}
-	flow, err := d.open(key)
+	asked := d.net.flow(policy.ProtoUDP, key.dst)
+	if !d.net.decide(asked).Allow {
+		return nil, false
+	}
+	flow, err := d.open(key, asked)
 	if err != nil {
 		d.net.failed(key.dst, err)
 		return nil, false
@@ -122,12 +128,12 @@ func (d *datagrams) find(key datagramKey) (*datagramFlow, bool) {
 	return flow, true
 }
 
-func (d *datagrams) open(key datagramKey) (*datagramFlow, error) {
-	conn, err := d.net.dial(ProtoUDP, key.dst)
+func (d *datagrams) open(key datagramKey, asked policy.Flow) (*datagramFlow, error) {
+	conn, err := d.net.dial(asked)
 	if err != nil {
 		return nil, err
 	}
-	flow := &datagramFlow{key: key, conn: conn.(*net.UDPConn), idle: d.idle}
+	flow := &datagramFlow{key: key, asked: asked, conn: conn.(*net.UDPConn), idle: d.idle}
 	if key.dst.Port() == dnsPort {
 		flow.idle = d.idleDNS
 	}
@@ -149,6 +155,19 @@ func (d *datagrams) evict() {
 	}
 	delete(d.flows, oldest.key)
 	oldest.conn.Close()
+}
+
+// review ends the flows that the policy forbids.
+func (d *datagrams) review() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for key, flow := range d.flows {
+		if verdict := d.net.policy.Decide(flow.asked); !verdict.Allow {
+			d.net.note(flow.asked, verdict)
+			delete(d.flows, key)
+			flow.conn.Close()
+		}
+	}
 }
 
 // end closes a flow. It may have been evicted, and its key be another's now.

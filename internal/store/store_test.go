@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -33,7 +34,9 @@ func sample(name string) VM {
 		WantDriver: "auto", WantAccel: "tcg", Driver: "qemu", Accel: "tcg", Confinement: []string{"seccomp"},
 		Ready: banger.GradeSystem, FailedUnits: []string{"a.service"}, Created: time.UnixMilli(1000),
 		Started: time.UnixMilli(2000), MachineID: "m", HostKey: []byte("pem"),
-		Cold: true, Origin: "boot", TemplateError: "e",
+		Cold: true, Origin: "boot", TemplateError: "e", Address: "127.77.4.1",
+		Publish: []banger.Publish{{Host: netip.MustParseAddrPort("[::1]:8080"), Guest: 80}},
+		Policy:  "p", PolicyRevision: 3,
 	}
 }
 

@@ -47,12 +47,20 @@ type VM struct {
 	// MachineID is 32 hex digits; HostKey an OpenSSH private key, PEM.
 	MachineID string
 	HostKey   []byte
+	// Address is the VM's own on the host's loopback; empty: none. Publish are the
+	// ports of the host that lead into it.
+	Address string
+	Publish []banger.Publish
+	// Policy is what it may reach, as internal/policy keeps it, and PolicyRevision
+	// how often that was changed.
+	Policy         string
+	PolicyRevision int64
 }
 
 const vmColumns = `id, name, state, reason, image, image_digest, kernel, vcpu,
 	memory_mib, disk_bytes, overlay_bytes, nat, ephemeral, want_driver, want_accel,
 	driver, accel, confinement, ready, failed_units, created_ms, started_ms,
-	machine_id, host_key, cold, origin, template_error`
+	machine_id, host_key, cold, origin, template_error, address, publish, policy, policy_revision`
 
 // VMs returns every VM, oldest first.
 func (s *Store) VMs(ctx context.Context) ([]VM, error) {
@@ -77,17 +85,18 @@ func (s *Store) VMs(ctx context.Context) ([]VM, error) {
 
 func scanVM(rows *sql.Rows) (VM, error) {
 	var v VM
-	var confinement, units string
+	var confinement, units, publish string
 	var created, started int64
 	err := rows.Scan(&v.ID, &v.Name, &v.State, &v.Reason, &v.Image, &v.ImageDigest, &v.Kernel, &v.VCPU,
 		&v.MemoryMiB, &v.DiskBytes, &v.OverlayBytes, &v.NAT, &v.Ephemeral, &v.WantDriver, &v.WantAccel,
 		&v.Driver, &v.Accel, &confinement, &v.Ready, &units, &created, &started,
-		&v.MachineID, &v.HostKey, &v.Cold, &v.Origin, &v.TemplateError)
+		&v.MachineID, &v.HostKey, &v.Cold, &v.Origin, &v.TemplateError, &v.Address, &publish, &v.Policy, &v.PolicyRevision)
 	if err != nil {
 		return VM{}, err
 	}
 	v.Created, v.Started = fromMillis(created), fromMillis(started)
-	return v, errors.Join(json.Unmarshal([]byte(confinement), &v.Confinement), json.Unmarshal([]byte(units), &v.FailedUnits))
+	return v, errors.Join(json.Unmarshal([]byte(confinement), &v.Confinement), json.Unmarshal([]byte(units), &v.FailedUnits),
+		json.Unmarshal([]byte(publish), &v.Publish))
 }
 
 // PutVM inserts the record or replaces the one with its id. A name that
@@ -101,12 +110,16 @@ func (t *Tx) PutVM(v VM) error {
 	if err != nil {
 		return err
 	}
+	publish, err := json.Marshal(v.Publish)
+	if err != nil {
+		return err
+	}
 	key := v.HostKey
 	if key == nil {
 		key = []byte{}
 	}
 	_, err = t.tx.ExecContext(t.ctx, "INSERT INTO vms ("+vmColumns+`) VALUES
-		(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+		(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
 		ON CONFLICT (id) DO UPDATE SET name=excluded.name, state=excluded.state,
 		reason=excluded.reason, image=excluded.image, image_digest=excluded.image_digest,
 		kernel=excluded.kernel, vcpu=excluded.vcpu, memory_mib=excluded.memory_mib,
@@ -115,11 +128,13 @@ func (t *Tx) PutVM(v VM) error {
 		driver=excluded.driver, accel=excluded.accel, confinement=excluded.confinement,
 		ready=excluded.ready, failed_units=excluded.failed_units, created_ms=excluded.created_ms,
 		started_ms=excluded.started_ms, machine_id=excluded.machine_id, host_key=excluded.host_key,
-		cold=excluded.cold, origin=excluded.origin, template_error=excluded.template_error`,
+		cold=excluded.cold, origin=excluded.origin, template_error=excluded.template_error,
+		address=excluded.address, publish=excluded.publish,
+		policy=excluded.policy, policy_revision=excluded.policy_revision`,
 		v.ID, v.Name, string(v.State), v.Reason, v.Image, v.ImageDigest, v.Kernel, v.VCPU,
 		v.MemoryMiB, v.DiskBytes, v.OverlayBytes, v.NAT, v.Ephemeral, v.WantDriver, v.WantAccel,
 		v.Driver, v.Accel, string(confinement), string(v.Ready), string(units), millis(v.Created), millis(v.Started),
-		v.MachineID, key, v.Cold, v.Origin, v.TemplateError)
+		v.MachineID, key, v.Cold, v.Origin, v.TemplateError, v.Address, string(publish), v.Policy, v.PolicyRevision)
 	if code, ok := errors.AsType[*sqlite.Error](err); ok && code.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE {
 		return banger.Errorf(banger.CodeWrongState, "vm %q already exists", v.Name)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	banger "github.com/banger-dev/banger"
@@ -25,6 +26,14 @@ const (
 	// settled is how long a session lasts that did not break at once.
 	settled = 10 * time.Second
 )
+
+// followAll follows all that the guest says by itself, until ctx ends.
+func (s *supervisor) followAll(ctx context.Context) {
+	var both sync.WaitGroup
+	both.Go(func() { s.followGuest(ctx) })
+	both.Go(func() { s.followListeners(ctx) })
+	both.Wait()
+}
 
 // followGuest keeps a session with the guest until ctx ends, at the latest when
 // it is paused: it resets the link,

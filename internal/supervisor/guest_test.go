@@ -32,6 +32,10 @@ func guestServices(m testguest.Machine) testguest.Handler {
 		case linkwire.PortExec:
 			defer conn.Close()
 			io.Copy(conn, conn)
+		case linkwire.PortForward: // the line that says where to, and all else, comes back
+			defer conn.Close()
+			io.Copy(conn, conn)
+			conn.(linkwire.Stream).CloseWrite()
 		default:
 			rest(port, conn)
 		}
@@ -47,6 +51,15 @@ func (g guestAgent) Info(context.Context, *agentv1.InfoRequest) (*agentv1.InfoRe
 func (g guestAgent) Events(ctx context.Context, _ *agentv1.EventsRequest, out agentv1.Agent_EventsServer) error {
 	out.Send(&agentv1.Event{Ready: "agent"})
 	out.Send(&agentv1.Event{Ready: "system", FailedUnits: []string{"a.service"}})
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Listeners is a server on the loopback of the guest.
+func (g guestAgent) Listeners(ctx context.Context, _ *agentv1.ListenersRequest, out agentv1.Agent_ListenersServer) error {
+	out.Send(&agentv1.ListenersResponse{Listeners: []*agentv1.Listener{
+		{Address: []byte{127, 0, 0, 1}, Port: 18080, Pid: 7, Process: "server"},
+	}})
 	<-ctx.Done()
 	return ctx.Err()
 }

@@ -39,6 +39,21 @@ var hostileGuests = map[string]func(conn net.Conn){
 			}
 		}
 	},
+	// another set of hundreds of ports again and again
+	"floods listeners": func(conn net.Conn) {
+		for n := uint32(0); ; n++ {
+			m := &agentv1.ListenersResponse{}
+			for i := range uint32(300) {
+				m.Listeners = append(m.Listeners, &agentv1.Listener{
+					Address: make([]byte, 4), Port: 20000 + n%2*300 + i, Pid: -1, Process: "\x1b[2J", Command: strings.Repeat("x", 128),
+				})
+			}
+			said, err := proto.Marshal(m)
+			if err != nil || !sendMessage(conn, 1, rpcData, said) {
+				return
+			}
+		}
+	},
 	"answers calls that nobody made": func(conn net.Conn) {
 		for id := uint32(1001); sendMessage(conn, id, rpcResponse, nil); id += 2 {
 		}

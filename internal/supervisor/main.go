@@ -179,7 +179,8 @@ func Run(dir layout.Instance, o Options) (err error) {
 	born := trace.ProcessStart()
 	s := &supervisor{
 		dir: dir, log: o.Log, trace: trace.NewRecorder("banger-vm", maxTrace), started: make(chan struct{}),
-		over: make(chan struct{}), claims: make(chan *claim, 1), messages: newRation(messageRate()), floor: newFloor(),
+		over: make(chan struct{}), claims: make(chan *claim, 1), messages: newRation(messageRate()),
+		floor: newFloor(), told: make(chan struct{}, 1),
 	}
 	if s.spec, err = loadSpec(dir); err != nil {
 		return errors.Join(err, saveExit(dir, exitRecord{Reason: err.Error(), Failed: true, Time: time.Now().UTC()}))

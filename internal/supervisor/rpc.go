@@ -23,13 +23,14 @@ const (
 	rpcRemoteClosed = 1
 )
 
-// maxMessage bounds one message of the agent, in bytes: the longest is an event
-// with 64 units that failed.
+// maxMessage bounds one message of the agent, in bytes: the longest is that of 256
+// listening sockets.
 const maxMessage = 64 << 10
 
-// messageRate is for the messages of all streams of a VM's life: its events. An
-// honest agent sends two for each session, and then one now and again.
-func messageRate() allowance.Size { return allowance.Size{Burst: 64, PerSecond: 1} }
+// messageRate is for the messages of all streams of a VM's life. An honest agent
+// sends four for each session, and then an event now and again; its listening
+// sockets at most once a second.
+func messageRate() allowance.Size { return allowance.Size{Burst: 64, PerSecond: 2} }
 
 // agent opens a client for the agent's calls; close ends it.
 func (s *supervisor) agent(ctx context.Context) (client agentv1.AgentClient, close func(), err error) {

@@ -51,6 +51,7 @@ func (s *supervisor) runSpare(ctx context.Context) error {
 	if err == nil {
 		err = s.accept(context.WithoutCancel(ctx), c)
 		if err == nil {
+			s.openPorts()
 			close(s.started)
 		}
 		c.done <- err

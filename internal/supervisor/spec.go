@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"time"
 
@@ -79,24 +78,6 @@ func bootPayload(spec *vmv1.Spec) ([]byte, error) {
 	rand.Read(boot.Entropy)
 	boot.TimeUnixNs = time.Now().UnixNano()
 	return proto.Marshal(boot)
-}
-
-// prefixes reads the networks that the config lets the VM reach; an address
-// alone is a network of one.
-func prefixes(texts []string) ([]netip.Prefix, error) {
-	var list []netip.Prefix
-	for _, text := range texts {
-		prefix, err := netip.ParsePrefix(text)
-		if err != nil {
-			addr, addrErr := netip.ParseAddr(text)
-			if addrErr != nil {
-				return nil, banger.Errorf(banger.CodeUsage, "network %q is neither an address nor a CIDR", text)
-			}
-			prefix = netip.PrefixFrom(addr, addr.BitLen())
-		}
-		list = append(list, prefix.Masked())
-	}
-	return list, nil
 }
 
 // saveHandle keeps the VMM's handle where a successor looks for it. No VMM lives

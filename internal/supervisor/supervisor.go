@@ -19,6 +19,8 @@ import (
 	"github.com/banger-dev/banger/internal/layout"
 	"github.com/banger-dev/banger/internal/logfile"
 	"github.com/banger-dev/banger/internal/network"
+	"github.com/banger-dev/banger/internal/policy"
+	"github.com/banger-dev/banger/internal/ports"
 	"github.com/banger-dev/banger/internal/trace"
 )
 
@@ -42,12 +44,19 @@ type supervisor struct {
 	log    *slog.Logger
 	trace  *trace.Recorder // nil while a template is made
 
-	status  *status
-	vm      driver.Instance
-	network *network.Network
+	status   *status
+	vm       driver.Instance
+	network  *network.Network
+	console  *logfile.File
+	refusals *refusals
+	// ruling orders changes of what the VM may reach.
+	ruling sync.Mutex
+	// ports is set before started is closed; told has room for a caller of Ports
+	// who cannot wait for the guest's listeners to be asked for.
+	ports *ports.Table
+	told  chan struct{}
 	// floor is when the guest may be spoken to.
-	floor   *floor
-	console *logfile.File
+	floor *floor
 	// messages is what the guest's agent may still send.
 	messages *ration
 	// first is the console connection made before the guest ran.
@@ -74,6 +83,7 @@ func (s *supervisor) run(ctx context.Context, adopt bool) error {
 		}
 		return errors.Join(err, s.finish(exitRecord{Failed: true, Reason: err.Error()}))
 	}
+	s.openPorts()
 	close(s.started)
 	return s.finish(s.follow(ctx))
 }
@@ -103,16 +113,28 @@ func (s *supervisor) bringUp(ctx context.Context, adopt bool) (err error) {
 // openNetwork makes the VM's network.
 func (s *supervisor) openNetwork(ctx context.Context) error {
 	defer trace.Begin(ctx, "network stack").End()
-	allowed, err := prefixes(s.spec.AllowPrivate)
+	allowed, err := policy.ParsePrefixes(s.spec.AllowPrivate)
 	if err != nil {
+		return err
+	}
+	rules, err := policyOf(s.spec.Policy)
+	if err != nil {
+		return err
+	}
+	if s.refusals, err = openRefusals(s.dir.PolicyLog()); err != nil {
 		return err
 	}
 	s.network, err = network.New(network.Config{
 		NAT:          s.spec.Nat,
+		Policy:       &rules,
+		Record:       s.refusals.record,
 		DNSUpstream:  s.spec.DnsUpstream,
 		AllowPrivate: allowed,
 		Log:          s.log,
 	})
+	if err == nil {
+		s.status.update(func(r *vmv1.StatusResponse) { r.PolicyRevision = s.spec.PolicyRevision })
+	}
 	return err
 }
 
@@ -216,11 +238,12 @@ func (s *supervisor) follow(ctx context.Context) exitRecord {
 	var all sync.WaitGroup
 	all.Go(func() { s.copyConsole(ctx, s.first) })
 	all.Go(func() { s.joinNetwork(ctx) })
-	all.Go(func() { s.floor.speak(ctx, s.followGuest) })
+	all.Go(func() { s.floor.speak(ctx, s.followAll) })
 	// The VM's life does not hang on ours: wait for it, not for ctx.
 	exit, err := s.vm.Wait(context.WithoutCancel(ctx))
 	cancel()
 	all.Wait()
+	s.ports.Close()
 	s.vm.Link().Close()
 	now, _ := s.status.get()
 	wanted := now.State == stateStopping
@@ -337,6 +360,9 @@ func (s *supervisor) finish(end exitRecord) error {
 	err = errors.Join(err, fault.Point("supervisor.removed"))
 	if s.network != nil {
 		err = errors.Join(err, s.network.Close())
+	}
+	if s.refusals != nil { // after the network, which writes to it
+		err = errors.Join(err, s.refusals.close())
 	}
 	if s.console != nil {
 		err = errors.Join(err, s.console.Close())

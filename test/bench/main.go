@@ -79,6 +79,7 @@ func jobs() []job {
 		{"freeze", (*bench).freezes, nil},
 		{"memory", (*bench).memory, nil},
 		{"pipes", (*bench).pipes, nil},
+		{"tcp", (*bench).tcp, nil},
 		{"server", (*bench).server, nil},
 		{"compile", (*bench).compile, nil},
 		{"idle", (*bench).idle, nil},

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -15,17 +16,17 @@ const spareConfig = "[vm_defaults]\nmemory = \"512M\"\n[spares]\nmemory = \"300M
 // awaitSpare waits until a spare is there, and returns its directory.
 func (h *home) awaitSpare() string {
 	h.t.Helper()
-	eventually(h.t, "a spare waits", func() bool {
+	var marks []string
+	eventually(h.t, "a spare waits, and none is being made", func() bool {
 		var status struct {
 			Spares int `json:"spares"`
 		}
-		return json.Unmarshal([]byte(h.must("daemon", "status", "--json")), &status) == nil && status.Spares > 0
+		must(h.t, json.Unmarshal([]byte(h.must("daemon", "status", "--json")), &status))
+		var err error
+		marks, err = filepath.Glob(filepath.Join(h.dir, "state", "vms", "*", "spare"))
+		must(h.t, err)
+		return status.Spares > 0 && status.Spares == len(marks)
 	})
-	marks, err := filepath.Glob(filepath.Join(h.dir, "state", "vms", "*", "spare"))
-	must(h.t, err)
-	if len(marks) == 0 {
-		h.t.Fatal("no directory is a spare's")
-	}
 	return filepath.Dir(marks[0])
 }
 
@@ -115,5 +116,26 @@ func TestLifeAfterAClaim(t *testing.T) {
 	h.must("vm", "start", "dev")
 	if text := h.must("vm", "exec", "dev", "--", "sh", "-c", "cat /root/file; hostname"); text != "kept\ndev" {
 		t.Errorf("after a boot: %q", text)
+	}
+}
+
+// TestLargerDisks: a VM that asks for larger disks than VMs usually have starts
+// from a spare or a template all the same, and has them.
+func TestLargerDisks(t *testing.T) {
+	h := spareHome(t)
+	for _, origin := range []string{"spare", "template"} {
+		args := []string{"vm", "run", "--rm", "-v", "--disk-size", "20G", "--system-overlay-size", "12G"}
+		if origin == "template" {
+			h.configure(strings.Replace(spareConfig, "300M", "0M", 1))
+			h.must("daemon", "restart")
+		}
+		r := h.run(append(args, "--", "df", "-B1G", "--output=size", "/root", "/")...)
+		if r.code != 0 || !strings.Contains(r.stderr, "started from a "+origin) {
+			t.Fatalf("%s: exit %d\n%s", origin, r.code, r.stderr)
+		}
+		sizes := strings.Fields(r.stdout)
+		if len(sizes) != 3 || !slices.Contains([]string{"19", "20"}, sizes[1]) || !slices.Contains([]string{"11", "12"}, sizes[2]) {
+			t.Errorf("%s: sizes in GiB: %q", origin, sizes)
+		}
 	}
 }

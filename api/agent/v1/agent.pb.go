@@ -1002,6 +1002,175 @@ func (*TuneResponse) Descriptor() ([]byte, []int) {
 	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
+type ListenersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListenersRequest) Reset() {
+	*x = ListenersRequest{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListenersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListenersRequest) ProtoMessage() {}
+
+func (x *ListenersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListenersRequest.ProtoReflect.Descriptor instead.
+func (*ListenersRequest) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+}
+
+type ListenersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ordered by port, then by address.
+	Listeners []*Listener `protobuf:"bytes,1,rep,name=listeners,proto3" json:"listeners,omitempty"`
+	// There are more than these.
+	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListenersResponse) Reset() {
+	*x = ListenersResponse{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListenersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListenersResponse) ProtoMessage() {}
+
+func (x *ListenersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListenersResponse.ProtoReflect.Descriptor instead.
+func (*ListenersResponse) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListenersResponse) GetListeners() []*Listener {
+	if x != nil {
+		return x.Listeners
+	}
+	return nil
+}
+
+func (x *ListenersResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type Listener struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 4 or 16 bytes; all zero: every address of the guest.
+	Address []byte `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Port    uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// Process that holds the socket; 0 and empty if it is not known. command is
+	// its command line, cut.
+	Pid           int32  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	Process       string `protobuf:"bytes,4,opt,name=process,proto3" json:"process,omitempty"`
+	Command       string `protobuf:"bytes,5,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Listener) Reset() {
+	*x = Listener{}
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Listener) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Listener) ProtoMessage() {}
+
+func (x *Listener) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Listener.ProtoReflect.Descriptor instead.
+func (*Listener) Descriptor() ([]byte, []int) {
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Listener) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *Listener) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Listener) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Listener) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *Listener) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
 // ExecStart begins a process, or joins the one that this id began: sending it
 // twice starts one process.
 type ExecStart struct {
@@ -1037,7 +1206,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1218,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1231,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExecStart) GetId() []byte {
@@ -1166,7 +1335,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1347,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1360,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -1223,7 +1392,7 @@ type ExecStarted struct {
 
 func (x *ExecStarted) Reset() {
 	*x = ExecStarted{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +1404,7 @@ func (x *ExecStarted) String() string {
 func (*ExecStarted) ProtoMessage() {}
 
 func (x *ExecStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1248,7 +1417,7 @@ func (x *ExecStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStarted.ProtoReflect.Descriptor instead.
 func (*ExecStarted) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExecStarted) GetPid() int32 {
@@ -1289,7 +1458,7 @@ type ExecSignal struct {
 
 func (x *ExecSignal) Reset() {
 	*x = ExecSignal{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1470,7 @@ func (x *ExecSignal) String() string {
 func (*ExecSignal) ProtoMessage() {}
 
 func (x *ExecSignal) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1483,7 @@ func (x *ExecSignal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSignal.ProtoReflect.Descriptor instead.
 func (*ExecSignal) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExecSignal) GetSignal() int32 {
@@ -1339,7 +1508,7 @@ type ExecExit struct {
 
 func (x *ExecExit) Reset() {
 	*x = ExecExit{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[22]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1520,7 @@ func (x *ExecExit) String() string {
 func (*ExecExit) ProtoMessage() {}
 
 func (x *ExecExit) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[22]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1533,7 @@ func (x *ExecExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecExit.ProtoReflect.Descriptor instead.
 func (*ExecExit) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExecExit) GetCode() int32 {
@@ -1408,7 +1577,7 @@ type ExecError struct {
 
 func (x *ExecError) Reset() {
 	*x = ExecError{}
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[23]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1420,7 +1589,7 @@ func (x *ExecError) String() string {
 func (*ExecError) ProtoMessage() {}
 
 func (x *ExecError) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_agent_v1_agent_proto_msgTypes[23]
+	mi := &file_banger_agent_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1433,7 +1602,7 @@ func (x *ExecError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecError.ProtoReflect.Descriptor instead.
 func (*ExecError) Descriptor() ([]byte, []int) {
-	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{23}
+	return file_banger_agent_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExecError) GetCode() string {
@@ -1514,7 +1683,17 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\ftime_unix_ns\x18\x01 \x01(\x03R\n" +
 	"timeUnixNs\x12\x18\n" +
 	"\aentropy\x18\x02 \x01(\fR\aentropy\"\x0e\n" +
-	"\fTuneResponse\"\xbf\x02\n" +
+	"\fTuneResponse\"\x12\n" +
+	"\x10ListenersRequest\"`\n" +
+	"\x11ListenersResponse\x127\n" +
+	"\tlisteners\x18\x01 \x03(\v2\x19.banger.agent.v1.ListenerR\tlisteners\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"~\n" +
+	"\bListener\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x10\n" +
+	"\x03pid\x18\x03 \x01(\x05R\x03pid\x12\x18\n" +
+	"\aprocess\x18\x04 \x01(\tR\aprocess\x12\x18\n" +
+	"\acommand\x18\x05 \x01(\tR\acommand\"\xbf\x02\n" +
 	"\tExecStart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04argv\x18\x02 \x03(\tR\x04argv\x12\x10\n" +
@@ -1550,7 +1729,7 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\asent_ns\x18\x04 \x01(\x03R\x06sentNs\"9\n" +
 	"\tExecError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage2\xc3\x04\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage2\x99\x05\n" +
 	"\x05Agent\x12C\n" +
 	"\x04Info\x12\x1c.banger.agent.v1.InfoRequest\x1a\x1d.banger.agent.v1.InfoResponse\x12B\n" +
 	"\x06Events\x12\x1e.banger.agent.v1.EventsRequest\x1a\x16.banger.agent.v1.Event0\x01\x12O\n" +
@@ -1559,7 +1738,8 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\x06Signal\x12\x1e.banger.agent.v1.SignalRequest\x1a\x1f.banger.agent.v1.SignalResponse\x12C\n" +
 	"\x04Grow\x12\x1c.banger.agent.v1.GrowRequest\x1a\x1d.banger.agent.v1.GrowResponse\x12F\n" +
 	"\x05Usage\x12\x1d.banger.agent.v1.UsageRequest\x1a\x1e.banger.agent.v1.UsageResponse\x12C\n" +
-	"\x04Tune\x12\x1c.banger.agent.v1.TuneRequest\x1a\x1d.banger.agent.v1.TuneResponseB3Z1github.com/banger-dev/banger/api/agent/v1;agentv1b\x06proto3"
+	"\x04Tune\x12\x1c.banger.agent.v1.TuneRequest\x1a\x1d.banger.agent.v1.TuneResponse\x12T\n" +
+	"\tListeners\x12!.banger.agent.v1.ListenersRequest\x1a\".banger.agent.v1.ListenersResponse0\x01B3Z1github.com/banger-dev/banger/api/agent/v1;agentv1b\x06proto3"
 
 var (
 	file_banger_agent_v1_agent_proto_rawDescOnce sync.Once
@@ -1573,57 +1753,63 @@ func file_banger_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_banger_agent_v1_agent_proto_rawDescData
 }
 
-var file_banger_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_banger_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_banger_agent_v1_agent_proto_goTypes = []any{
-	(*Boot)(nil),             // 0: banger.agent.v1.Boot
-	(*Network)(nil),          // 1: banger.agent.v1.Network
-	(*InfoRequest)(nil),      // 2: banger.agent.v1.InfoRequest
-	(*InfoResponse)(nil),     // 3: banger.agent.v1.InfoResponse
-	(*EventsRequest)(nil),    // 4: banger.agent.v1.EventsRequest
-	(*Event)(nil),            // 5: banger.agent.v1.Event
-	(*ShutdownRequest)(nil),  // 6: banger.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil), // 7: banger.agent.v1.ShutdownResponse
-	(*WarmRequest)(nil),      // 8: banger.agent.v1.WarmRequest
-	(*WarmResponse)(nil),     // 9: banger.agent.v1.WarmResponse
-	(*SignalRequest)(nil),    // 10: banger.agent.v1.SignalRequest
-	(*SignalResponse)(nil),   // 11: banger.agent.v1.SignalResponse
-	(*GrowRequest)(nil),      // 12: banger.agent.v1.GrowRequest
-	(*GrowResponse)(nil),     // 13: banger.agent.v1.GrowResponse
-	(*UsageRequest)(nil),     // 14: banger.agent.v1.UsageRequest
-	(*UsageResponse)(nil),    // 15: banger.agent.v1.UsageResponse
-	(*TuneRequest)(nil),      // 16: banger.agent.v1.TuneRequest
-	(*TuneResponse)(nil),     // 17: banger.agent.v1.TuneResponse
-	(*ExecStart)(nil),        // 18: banger.agent.v1.ExecStart
-	(*WindowSize)(nil),       // 19: banger.agent.v1.WindowSize
-	(*ExecStarted)(nil),      // 20: banger.agent.v1.ExecStarted
-	(*ExecSignal)(nil),       // 21: banger.agent.v1.ExecSignal
-	(*ExecExit)(nil),         // 22: banger.agent.v1.ExecExit
-	(*ExecError)(nil),        // 23: banger.agent.v1.ExecError
+	(*Boot)(nil),              // 0: banger.agent.v1.Boot
+	(*Network)(nil),           // 1: banger.agent.v1.Network
+	(*InfoRequest)(nil),       // 2: banger.agent.v1.InfoRequest
+	(*InfoResponse)(nil),      // 3: banger.agent.v1.InfoResponse
+	(*EventsRequest)(nil),     // 4: banger.agent.v1.EventsRequest
+	(*Event)(nil),             // 5: banger.agent.v1.Event
+	(*ShutdownRequest)(nil),   // 6: banger.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),  // 7: banger.agent.v1.ShutdownResponse
+	(*WarmRequest)(nil),       // 8: banger.agent.v1.WarmRequest
+	(*WarmResponse)(nil),      // 9: banger.agent.v1.WarmResponse
+	(*SignalRequest)(nil),     // 10: banger.agent.v1.SignalRequest
+	(*SignalResponse)(nil),    // 11: banger.agent.v1.SignalResponse
+	(*GrowRequest)(nil),       // 12: banger.agent.v1.GrowRequest
+	(*GrowResponse)(nil),      // 13: banger.agent.v1.GrowResponse
+	(*UsageRequest)(nil),      // 14: banger.agent.v1.UsageRequest
+	(*UsageResponse)(nil),     // 15: banger.agent.v1.UsageResponse
+	(*TuneRequest)(nil),       // 16: banger.agent.v1.TuneRequest
+	(*TuneResponse)(nil),      // 17: banger.agent.v1.TuneResponse
+	(*ListenersRequest)(nil),  // 18: banger.agent.v1.ListenersRequest
+	(*ListenersResponse)(nil), // 19: banger.agent.v1.ListenersResponse
+	(*Listener)(nil),          // 20: banger.agent.v1.Listener
+	(*ExecStart)(nil),         // 21: banger.agent.v1.ExecStart
+	(*WindowSize)(nil),        // 22: banger.agent.v1.WindowSize
+	(*ExecStarted)(nil),       // 23: banger.agent.v1.ExecStarted
+	(*ExecSignal)(nil),        // 24: banger.agent.v1.ExecSignal
+	(*ExecExit)(nil),          // 25: banger.agent.v1.ExecExit
+	(*ExecError)(nil),         // 26: banger.agent.v1.ExecError
 }
 var file_banger_agent_v1_agent_proto_depIdxs = []int32{
 	1,  // 0: banger.agent.v1.Boot.network:type_name -> banger.agent.v1.Network
-	19, // 1: banger.agent.v1.ExecStart.size:type_name -> banger.agent.v1.WindowSize
-	2,  // 2: banger.agent.v1.Agent.Info:input_type -> banger.agent.v1.InfoRequest
-	4,  // 3: banger.agent.v1.Agent.Events:input_type -> banger.agent.v1.EventsRequest
-	6,  // 4: banger.agent.v1.Agent.Shutdown:input_type -> banger.agent.v1.ShutdownRequest
-	8,  // 5: banger.agent.v1.Agent.Warm:input_type -> banger.agent.v1.WarmRequest
-	10, // 6: banger.agent.v1.Agent.Signal:input_type -> banger.agent.v1.SignalRequest
-	12, // 7: banger.agent.v1.Agent.Grow:input_type -> banger.agent.v1.GrowRequest
-	14, // 8: banger.agent.v1.Agent.Usage:input_type -> banger.agent.v1.UsageRequest
-	16, // 9: banger.agent.v1.Agent.Tune:input_type -> banger.agent.v1.TuneRequest
-	3,  // 10: banger.agent.v1.Agent.Info:output_type -> banger.agent.v1.InfoResponse
-	5,  // 11: banger.agent.v1.Agent.Events:output_type -> banger.agent.v1.Event
-	7,  // 12: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
-	9,  // 13: banger.agent.v1.Agent.Warm:output_type -> banger.agent.v1.WarmResponse
-	11, // 14: banger.agent.v1.Agent.Signal:output_type -> banger.agent.v1.SignalResponse
-	13, // 15: banger.agent.v1.Agent.Grow:output_type -> banger.agent.v1.GrowResponse
-	15, // 16: banger.agent.v1.Agent.Usage:output_type -> banger.agent.v1.UsageResponse
-	17, // 17: banger.agent.v1.Agent.Tune:output_type -> banger.agent.v1.TuneResponse
-	10, // [10:18] is the sub-list for method output_type
-	2,  // [2:10] is the sub-list for method input_type
-	2,  // [2:2] is the sub-list for extension type_name
-	2,  // [2:2] is the sub-list for extension extendee
-	0,  // [0:2] is the sub-list for field type_name
+	20, // 1: banger.agent.v1.ListenersResponse.listeners:type_name -> banger.agent.v1.Listener
+	22, // 2: banger.agent.v1.ExecStart.size:type_name -> banger.agent.v1.WindowSize
+	2,  // 3: banger.agent.v1.Agent.Info:input_type -> banger.agent.v1.InfoRequest
+	4,  // 4: banger.agent.v1.Agent.Events:input_type -> banger.agent.v1.EventsRequest
+	6,  // 5: banger.agent.v1.Agent.Shutdown:input_type -> banger.agent.v1.ShutdownRequest
+	8,  // 6: banger.agent.v1.Agent.Warm:input_type -> banger.agent.v1.WarmRequest
+	10, // 7: banger.agent.v1.Agent.Signal:input_type -> banger.agent.v1.SignalRequest
+	12, // 8: banger.agent.v1.Agent.Grow:input_type -> banger.agent.v1.GrowRequest
+	14, // 9: banger.agent.v1.Agent.Usage:input_type -> banger.agent.v1.UsageRequest
+	16, // 10: banger.agent.v1.Agent.Tune:input_type -> banger.agent.v1.TuneRequest
+	18, // 11: banger.agent.v1.Agent.Listeners:input_type -> banger.agent.v1.ListenersRequest
+	3,  // 12: banger.agent.v1.Agent.Info:output_type -> banger.agent.v1.InfoResponse
+	5,  // 13: banger.agent.v1.Agent.Events:output_type -> banger.agent.v1.Event
+	7,  // 14: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
+	9,  // 15: banger.agent.v1.Agent.Warm:output_type -> banger.agent.v1.WarmResponse
+	11, // 16: banger.agent.v1.Agent.Signal:output_type -> banger.agent.v1.SignalResponse
+	13, // 17: banger.agent.v1.Agent.Grow:output_type -> banger.agent.v1.GrowResponse
+	15, // 18: banger.agent.v1.Agent.Usage:output_type -> banger.agent.v1.UsageResponse
+	17, // 19: banger.agent.v1.Agent.Tune:output_type -> banger.agent.v1.TuneResponse
+	19, // 20: banger.agent.v1.Agent.Listeners:output_type -> banger.agent.v1.ListenersResponse
+	12, // [12:21] is the sub-list for method output_type
+	3,  // [3:12] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_banger_agent_v1_agent_proto_init() }
@@ -1637,7 +1823,7 @@ func file_banger_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_agent_v1_agent_proto_rawDesc), len(file_banger_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -16,6 +16,7 @@ type AgentService interface {
 	Grow(context.Context, *GrowRequest) (*GrowResponse, error)
 	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
+	Listeners(context.Context, *ListenersRequest, Agent_ListenersServer) error
 }
 
 type Agent_EventsServer interface {
@@ -28,6 +29,19 @@ type agentEventsServer struct {
 }
 
 func (x *agentEventsServer) Send(m *Event) error {
+	return x.StreamServer.SendMsg(m)
+}
+
+type Agent_ListenersServer interface {
+	Send(*ListenersResponse) error
+	ttrpc.StreamServer
+}
+
+type agentListenersServer struct {
+	ttrpc.StreamServer
+}
+
+func (x *agentListenersServer) Send(m *ListenersResponse) error {
 	return x.StreamServer.SendMsg(m)
 }
 
@@ -96,6 +110,17 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 				StreamingClient: false,
 				StreamingServer: true,
 			},
+			"Listeners": {
+				Handler: func(ctx context.Context, stream ttrpc.StreamServer) (interface{}, error) {
+					m := new(ListenersRequest)
+					if err := stream.RecvMsg(m); err != nil {
+						return nil, err
+					}
+					return nil, svc.Listeners(ctx, m, &agentListenersServer{stream})
+				},
+				StreamingClient: false,
+				StreamingServer: true,
+			},
 		},
 	})
 }
@@ -109,6 +134,7 @@ type AgentClient interface {
 	Grow(context.Context, *GrowRequest) (*GrowResponse, error)
 	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	Tune(context.Context, *TuneRequest) (*TuneResponse, error)
+	Listeners(context.Context, *ListenersRequest) (Agent_ListenersClient, error)
 }
 
 type agentClient struct {
@@ -204,4 +230,33 @@ func (c *agentClient) Tune(ctx context.Context, req *TuneRequest) (*TuneResponse
 		return nil, err
 	}
 	return &resp, nil
+}
+
+func (c *agentClient) Listeners(ctx context.Context, req *ListenersRequest) (Agent_ListenersClient, error) {
+	stream, err := c.client.NewStream(ctx, &ttrpc.StreamDesc{
+		StreamingClient: false,
+		StreamingServer: true,
+	}, "banger.agent.v1.Agent", "Listeners", req)
+	if err != nil {
+		return nil, err
+	}
+	x := &agentListenersClient{stream}
+	return x, nil
+}
+
+type Agent_ListenersClient interface {
+	Recv() (*ListenersResponse, error)
+	ttrpc.ClientStream
+}
+
+type agentListenersClient struct {
+	ttrpc.ClientStream
+}
+
+func (x *agentListenersClient) Recv() (*ListenersResponse, error) {
+	m := new(ListenersResponse)
+	if err := x.ClientStream.RecvMsg(m); err != nil {
+		return nil, err
+	}
+	return m, nil
 }

@@ -138,8 +138,12 @@ type StatusResponse struct {
 	// Daemon log file.
 	Log string `protobuf:"bytes,6,opt,name=log,proto3" json:"log,omitempty"`
 	// Spares that wait, and how many may at most.
-	Spares        int32 `protobuf:"varint,7,opt,name=spares,proto3" json:"spares,omitempty"`
-	MaxSpares     int32 `protobuf:"varint,8,opt,name=max_spares,json=maxSpares,proto3" json:"max_spares,omitempty"`
+	Spares    int32 `protobuf:"varint,7,opt,name=spares,proto3" json:"spares,omitempty"`
+	MaxSpares int32 `protobuf:"varint,8,opt,name=max_spares,json=maxSpares,proto3" json:"max_spares,omitempty"`
+	// Where names in .vm are answered, as address:port; empty: nowhere, and
+	// dns_error says why.
+	DnsAddress    string `protobuf:"bytes,40,opt,name=dns_address,json=dnsAddress,proto3" json:"dns_address,omitempty"`
+	DnsError      string `protobuf:"bytes,41,opt,name=dns_error,json=dnsError,proto3" json:"dns_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -228,6 +232,20 @@ func (x *StatusResponse) GetMaxSpares() int32 {
 		return x.MaxSpares
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetDnsAddress() string {
+	if x != nil {
+		return x.DnsAddress
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetDnsError() string {
+	if x != nil {
+		return x.DnsError
+	}
+	return ""
 }
 
 type ShutdownRequest struct {
@@ -347,7 +365,10 @@ type VM struct {
 	// Why a template was there and not used; empty otherwise.
 	TemplateError string `protobuf:"bytes,26,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
 	// In the answer to its creation: why a spare was there and not used.
-	SpareError    string `protobuf:"bytes,27,opt,name=spare_error,json=spareError,proto3" json:"spare_error,omitempty"`
+	SpareError string     `protobuf:"bytes,27,opt,name=spare_error,json=spareError,proto3" json:"spare_error,omitempty"`
+	Publish    []*Publish `protobuf:"bytes,40,rep,name=publish,proto3" json:"publish,omitempty"`
+	// What it may reach, in a few words: "open", "default deny, 3 rules".
+	Policy        string `protobuf:"bytes,60,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -571,6 +592,20 @@ func (x *VM) GetSpareError() string {
 	return ""
 }
 
+func (x *VM) GetPublish() []*Publish {
+	if x != nil {
+		return x.Publish
+	}
+	return nil
+}
+
+func (x *VM) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
 // Progress is one step of long work.
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -788,7 +823,15 @@ type CreateVMRequest struct {
 	// Readiness to wait for: "system" (default) or "agent".
 	WaitFor string `protobuf:"bytes,14,opt,name=wait_for,json=waitFor,proto3" json:"wait_for,omitempty"`
 	// Boot, even if there is a template.
-	Cold          bool `protobuf:"varint,15,opt,name=cold,proto3" json:"cold,omitempty"`
+	Cold bool `protobuf:"varint,15,opt,name=cold,proto3" json:"cold,omitempty"`
+	// Ports of the host that lead into the VM.
+	Publish []*Publish `protobuf:"bytes,40,rep,name=publish,proto3" json:"publish,omitempty"`
+	// What the VM may reach; unset: all that is not refused always.
+	Policy *Policy `protobuf:"bytes,60,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Targets that a person has named on the command line: their rules come first,
+	// and one by address opens a range that is refused otherwise. Without a policy
+	// all else is denied.
+	Allow         []string `protobuf:"bytes,61,rep,name=allow,proto3" json:"allow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -926,6 +969,27 @@ func (x *CreateVMRequest) GetCold() bool {
 		return x.Cold
 	}
 	return false
+}
+
+func (x *CreateVMRequest) GetPublish() []*Publish {
+	if x != nil {
+		return x.Publish
+	}
+	return nil
+}
+
+func (x *CreateVMRequest) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *CreateVMRequest) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
 }
 
 type StartVMRequest struct {
@@ -2864,6 +2928,856 @@ func (x *PruneTemplatesResponse) GetRemoved() []*Template {
 	return nil
 }
 
+// Publish leads a port of the host to a TCP port of the guest, for whoever
+// reaches that address of the host.
+type Publish struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An IP address of the host; empty: 127.0.0.1.
+	Address       string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	HostPort      uint32 `protobuf:"varint,2,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	GuestPort     uint32 `protobuf:"varint,3,opt,name=guest_port,json=guestPort,proto3" json:"guest_port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Publish) Reset() {
+	*x = Publish{}
+	mi := &file_banger_v1_banger_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Publish) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Publish) ProtoMessage() {}
+
+func (x *Publish) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Publish.ProtoReflect.Descriptor instead.
+func (*Publish) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Publish) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Publish) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
+func (x *Publish) GetGuestPort() uint32 {
+	if x != nil {
+		return x.GuestPort
+	}
+	return 0
+}
+
+type ListPortsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// Find out which ports speak HTTP or TLS, by connecting to them.
+	Probe         bool  `protobuf:"varint,2,opt,name=probe,proto3" json:"probe,omitempty"`
+	TimeoutMs     int64 `protobuf:"varint,3,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPortsRequest) Reset() {
+	*x = ListPortsRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPortsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPortsRequest) ProtoMessage() {}
+
+func (x *ListPortsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPortsRequest.ProtoReflect.Descriptor instead.
+func (*ListPortsRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ListPortsRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *ListPortsRequest) GetProbe() bool {
+	if x != nil {
+		return x.Probe
+	}
+	return false
+}
+
+func (x *ListPortsRequest) GetTimeoutMs() int64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+type ListPortsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Vm    *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	Ports []*Port                `protobuf:"bytes,2,rep,name=ports,proto3" json:"ports,omitempty"`
+	// The guest listens on more ports than are followed.
+	More bool `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	// Why the guest's listening sockets are not known; empty if they are.
+	Unknown       string `protobuf:"bytes,4,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPortsResponse) Reset() {
+	*x = ListPortsResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPortsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPortsResponse) ProtoMessage() {}
+
+func (x *ListPortsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPortsResponse.ProtoReflect.Descriptor instead.
+func (*ListPortsResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListPortsResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+func (x *ListPortsResponse) GetPorts() []*Port {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *ListPortsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *ListPortsResponse) GetUnknown() string {
+	if x != nil {
+		return x.Unknown
+	}
+	return ""
+}
+
+// Port is one listening socket of the guest (dual-stack twins are one), or one
+// published port. process and command are the guest's word.
+type Port struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Port of the guest.
+	Port uint32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	// What the guest listens on, as IP addresses; empty: nothing listens there now.
+	GuestAddresses []string `protobuf:"bytes,2,rep,name=guest_addresses,json=guestAddresses,proto3" json:"guest_addresses,omitempty"`
+	// Where it is reached from the host; host_port 0: nowhere.
+	HostAddress string `protobuf:"bytes,3,opt,name=host_address,json=hostAddress,proto3" json:"host_address,omitempty"`
+	HostPort    uint32 `protobuf:"varint,4,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	// Why that is another port than the guest's, or none.
+	Reason    string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Published bool   `protobuf:"varint,6,opt,name=published,proto3" json:"published,omitempty"`
+	// "tcp"; after a probe also "http", "https" or "tls".
+	Protocol      string `protobuf:"bytes,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Pid           int32  `protobuf:"varint,8,opt,name=pid,proto3" json:"pid,omitempty"`
+	Process       string `protobuf:"bytes,9,opt,name=process,proto3" json:"process,omitempty"`
+	Command       string `protobuf:"bytes,10,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Port) Reset() {
+	*x = Port{}
+	mi := &file_banger_v1_banger_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Port) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Port) ProtoMessage() {}
+
+func (x *Port) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Port.ProtoReflect.Descriptor instead.
+func (*Port) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Port) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Port) GetGuestAddresses() []string {
+	if x != nil {
+		return x.GuestAddresses
+	}
+	return nil
+}
+
+func (x *Port) GetHostAddress() string {
+	if x != nil {
+		return x.HostAddress
+	}
+	return ""
+}
+
+func (x *Port) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
+func (x *Port) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Port) GetPublished() bool {
+	if x != nil {
+		return x.Published
+	}
+	return false
+}
+
+func (x *Port) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Port) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Port) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *Port) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+// Policy says what a VM may reach. The first rule that matches decides.
+type Policy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "allow" or "deny": where no rule matches. Empty: deny.
+	Default string `protobuf:"bytes,1,opt,name=default,proto3" json:"default,omitempty"`
+	// "allow TARGET" or "deny TARGET", where TARGET is a name (*. before it: all
+	// below it), an address or a network, with :PORT, :FIRST-LAST or :* and /tcp or
+	// /udp if need be. "allow-private TARGET" is a rule of the command line, and
+	// comes in answers only.
+	Rules []string `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	// Let through what the rules refuse, and log it.
+	Learn         bool `protobuf:"varint,3,opt,name=learn,proto3" json:"learn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_banger_v1_banger_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *Policy) GetDefault() string {
+	if x != nil {
+		return x.Default
+	}
+	return ""
+}
+
+func (x *Policy) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Policy) GetLearn() bool {
+	if x != nil {
+		return x.Learn
+	}
+	return false
+}
+
+type GetPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyRequest) Reset() {
+	*x = GetPolicyRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyRequest) ProtoMessage() {}
+
+func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *GetPolicyRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+type GetPolicyResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Vm     *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	Policy *Policy                `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	// True while a running VM is under just this policy.
+	InForce bool `protobuf:"varint,3,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`
+	// Since the VM's supervisor was started: refusals by reason, and flows that were
+	// let through to learn from them.
+	Refused       map[string]uint64 `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	WouldRefuse   uint64            `protobuf:"varint,5,opt,name=would_refuse,json=wouldRefuse,proto3" json:"would_refuse,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyResponse) Reset() {
+	*x = GetPolicyResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyResponse) ProtoMessage() {}
+
+func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *GetPolicyResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+func (x *GetPolicyResponse) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *GetPolicyResponse) GetInForce() bool {
+	if x != nil {
+		return x.InForce
+	}
+	return false
+}
+
+func (x *GetPolicyResponse) GetRefused() map[string]uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *GetPolicyResponse) GetWouldRefuse() uint64 {
+	if x != nil {
+		return x.WouldRefuse
+	}
+	return 0
+}
+
+type SetPolicyRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Ref    string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Policy *Policy                `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	// As in CreateVMRequest.
+	Allow []string `protobuf:"bytes,3,rep,name=allow,proto3" json:"allow,omitempty"`
+	// Unset: as it is, and true if policy or allow are set.
+	Nat           *bool `protobuf:"varint,4,opt,name=nat,proto3,oneof" json:"nat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyRequest) Reset() {
+	*x = SetPolicyRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyRequest) ProtoMessage() {}
+
+func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *SetPolicyRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *SetPolicyRequest) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *SetPolicyRequest) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+func (x *SetPolicyRequest) GetNat() bool {
+	if x != nil && x.Nat != nil {
+		return *x.Nat
+	}
+	return false
+}
+
+type SetPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	Policy        *Policy                `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyResponse) Reset() {
+	*x = SetPolicyResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyResponse) ProtoMessage() {}
+
+func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *SetPolicyResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+func (x *SetPolicyResponse) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+type CheckPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ref   string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// HOST:PORT, with /udp for a datagram.
+	Target        string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckPolicyRequest) Reset() {
+	*x = CheckPolicyRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckPolicyRequest) ProtoMessage() {}
+
+func (x *CheckPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckPolicyRequest.ProtoReflect.Descriptor instead.
+func (*CheckPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *CheckPolicyRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *CheckPolicyRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+type CheckPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Allow bool                   `protobuf:"varint,1,opt,name=allow,proto3" json:"allow,omitempty"`
+	// What decided, as a person would write it.
+	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	// Why it is refused; empty otherwise.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckPolicyResponse) Reset() {
+	*x = CheckPolicyResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckPolicyResponse) ProtoMessage() {}
+
+func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckPolicyResponse.ProtoReflect.Descriptor instead.
+func (*CheckPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *CheckPolicyResponse) GetAllow() bool {
+	if x != nil {
+		return x.Allow
+	}
+	return false
+}
+
+func (x *CheckPolicyResponse) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *CheckPolicyResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type SuggestPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuggestPolicyRequest) Reset() {
+	*x = SuggestPolicyRequest{}
+	mi := &file_banger_v1_banger_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuggestPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuggestPolicyRequest) ProtoMessage() {}
+
+func (x *SuggestPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuggestPolicyRequest.ProtoReflect.Descriptor instead.
+func (*SuggestPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *SuggestPolicyRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+type SuggestPolicyResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Policy *Policy                `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Targets that only the command line can allow.
+	Allow []string `protobuf:"bytes,2,rep,name=allow,proto3" json:"allow,omitempty"`
+	// Lines of the log that it was made from.
+	Lines         int64 `protobuf:"varint,3,opt,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuggestPolicyResponse) Reset() {
+	*x = SuggestPolicyResponse{}
+	mi := &file_banger_v1_banger_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuggestPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuggestPolicyResponse) ProtoMessage() {}
+
+func (x *SuggestPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_v1_banger_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuggestPolicyResponse.ProtoReflect.Descriptor instead.
+func (*SuggestPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *SuggestPolicyResponse) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *SuggestPolicyResponse) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+func (x *SuggestPolicyResponse) GetLines() int64 {
+	if x != nil {
+		return x.Lines
+	}
+	return 0
+}
+
 type DiskUsageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2872,7 +3786,7 @@ type DiskUsageRequest struct {
 
 func (x *DiskUsageRequest) Reset() {
 	*x = DiskUsageRequest{}
-	mi := &file_banger_v1_banger_proto_msgTypes[43]
+	mi := &file_banger_v1_banger_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2884,7 +3798,7 @@ func (x *DiskUsageRequest) String() string {
 func (*DiskUsageRequest) ProtoMessage() {}
 
 func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[43]
+	mi := &file_banger_v1_banger_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2897,7 +3811,7 @@ func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
 func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{43}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{56}
 }
 
 type DiskUsageResponse struct {
@@ -2912,7 +3826,7 @@ type DiskUsageResponse struct {
 
 func (x *DiskUsageResponse) Reset() {
 	*x = DiskUsageResponse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[44]
+	mi := &file_banger_v1_banger_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2924,7 +3838,7 @@ func (x *DiskUsageResponse) String() string {
 func (*DiskUsageResponse) ProtoMessage() {}
 
 func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[44]
+	mi := &file_banger_v1_banger_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2937,7 +3851,7 @@ func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
 func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{44}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DiskUsageResponse) GetUses() []*DiskUse {
@@ -2979,7 +3893,7 @@ type DiskUse struct {
 
 func (x *DiskUse) Reset() {
 	*x = DiskUse{}
-	mi := &file_banger_v1_banger_proto_msgTypes[45]
+	mi := &file_banger_v1_banger_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2991,7 +3905,7 @@ func (x *DiskUse) String() string {
 func (*DiskUse) ProtoMessage() {}
 
 func (x *DiskUse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[45]
+	mi := &file_banger_v1_banger_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3004,7 +3918,7 @@ func (x *DiskUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUse.ProtoReflect.Descriptor instead.
 func (*DiskUse) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{45}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DiskUse) GetKind() string {
@@ -3053,7 +3967,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_banger_v1_banger_proto_msgTypes[46]
+	mi := &file_banger_v1_banger_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3065,7 +3979,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_v1_banger_proto_msgTypes[46]
+	mi := &file_banger_v1_banger_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3078,7 +3992,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_banger_v1_banger_proto_rawDescGZIP(), []int{46}
+	return file_banger_v1_banger_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -3125,7 +4039,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x12\n" +
 	"\x04time\x18\x03 \x01(\tR\x04time\"\x0f\n" +
-	"\rStatusRequest\"\xf4\x01\n" +
+	"\rStatusRequest\"\xb2\x02\n" +
 	"\x0eStatusResponse\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12&\n" +
 	"\x05build\x18\x02 \x01(\v2\x10.banger.v1.BuildR\x05build\x12\x16\n" +
@@ -3136,9 +4050,12 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x03log\x18\x06 \x01(\tR\x03log\x12\x16\n" +
 	"\x06spares\x18\a \x01(\x05R\x06spares\x12\x1d\n" +
 	"\n" +
-	"max_spares\x18\b \x01(\x05R\tmaxSpares\"\x11\n" +
+	"max_spares\x18\b \x01(\x05R\tmaxSpares\x12\x1f\n" +
+	"\vdns_address\x18( \x01(\tR\n" +
+	"dnsAddress\x12\x1b\n" +
+	"\tdns_error\x18) \x01(\tR\bdnsError\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse\"\xf3\x05\n" +
+	"\x10ShutdownResponse\"\xb9\x06\n" +
 	"\x02VM\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -3170,7 +4087,9 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x06origin\x18\x19 \x01(\tR\x06origin\x12%\n" +
 	"\x0etemplate_error\x18\x1a \x01(\tR\rtemplateError\x12\x1f\n" +
 	"\vspare_error\x18\x1b \x01(\tR\n" +
-	"spareError\"\x9d\x01\n" +
+	"spareError\x12,\n" +
+	"\apublish\x18( \x03(\v2\x12.banger.v1.PublishR\apublish\x12\x16\n" +
+	"\x06policy\x18< \x01(\tR\x06policy\"\x9d\x01\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x12\n" +
@@ -3184,7 +4103,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\bprogress\x18\x01 \x01(\v2\x13.banger.v1.ProgressH\x00R\bprogress\x12#\n" +
 	"\x04spec\x18\x02 \x01(\v2\r.banger.v1.VMH\x00R\x04spec\x12\x1f\n" +
 	"\x02vm\x18\x03 \x01(\v2\r.banger.v1.VMH\x00R\x02vmB\a\n" +
-	"\x05event\"\x9e\x03\n" +
+	"\x05event\"\x8d\x04\n" +
 	"\x0fCreateVMRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x16\n" +
@@ -3204,7 +4123,10 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"timeout_ms\x18\f \x01(\x03R\ttimeoutMs\x12\x1c\n" +
 	"\tephemeral\x18\r \x01(\bR\tephemeral\x12\x19\n" +
 	"\bwait_for\x18\x0e \x01(\tR\awaitFor\x12\x12\n" +
-	"\x04cold\x18\x0f \x01(\bR\x04coldB\x06\n" +
+	"\x04cold\x18\x0f \x01(\bR\x04cold\x12,\n" +
+	"\apublish\x18( \x03(\v2\x12.banger.v1.PublishR\apublish\x12)\n" +
+	"\x06policy\x18< \x01(\v2\x11.banger.v1.PolicyR\x06policy\x12\x14\n" +
+	"\x05allow\x18= \x03(\tR\x05allowB\x06\n" +
 	"\x04_nat\"\\\n" +
 	"\x0eStartVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x1d\n" +
@@ -3340,7 +4262,71 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x03all\x18\x01 \x01(\bR\x03all\x12\x16\n" +
 	"\x06verify\x18\x02 \x01(\bR\x06verify\"G\n" +
 	"\x16PruneTemplatesResponse\x12-\n" +
-	"\aremoved\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\aremoved\"\x12\n" +
+	"\aremoved\x18\x01 \x03(\v2\x13.banger.v1.TemplateR\aremoved\"_\n" +
+	"\aPublish\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1b\n" +
+	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12\x1d\n" +
+	"\n" +
+	"guest_port\x18\x03 \x01(\rR\tguestPort\"Y\n" +
+	"\x10ListPortsRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x14\n" +
+	"\x05probe\x18\x02 \x01(\bR\x05probe\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x03 \x01(\x03R\ttimeoutMs\"\x87\x01\n" +
+	"\x11ListPortsResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\x12%\n" +
+	"\x05ports\x18\x02 \x03(\v2\x0f.banger.v1.PortR\x05ports\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12\x18\n" +
+	"\aunknown\x18\x04 \x01(\tR\aunknown\"\x9b\x02\n" +
+	"\x04Port\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12'\n" +
+	"\x0fguest_addresses\x18\x02 \x03(\tR\x0eguestAddresses\x12!\n" +
+	"\fhost_address\x18\x03 \x01(\tR\vhostAddress\x12\x1b\n" +
+	"\thost_port\x18\x04 \x01(\rR\bhostPort\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1c\n" +
+	"\tpublished\x18\x06 \x01(\bR\tpublished\x12\x1a\n" +
+	"\bprotocol\x18\a \x01(\tR\bprotocol\x12\x10\n" +
+	"\x03pid\x18\b \x01(\x05R\x03pid\x12\x18\n" +
+	"\aprocess\x18\t \x01(\tR\aprocess\x12\x18\n" +
+	"\acommand\x18\n" +
+	" \x01(\tR\acommand\"N\n" +
+	"\x06Policy\x12\x18\n" +
+	"\adefault\x18\x01 \x01(\tR\adefault\x12\x14\n" +
+	"\x05rules\x18\x02 \x03(\tR\x05rules\x12\x14\n" +
+	"\x05learn\x18\x03 \x01(\bR\x05learn\"$\n" +
+	"\x10GetPolicyRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"\x9c\x02\n" +
+	"\x11GetPolicyResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\x12)\n" +
+	"\x06policy\x18\x02 \x01(\v2\x11.banger.v1.PolicyR\x06policy\x12\x19\n" +
+	"\bin_force\x18\x03 \x01(\bR\ainForce\x12C\n" +
+	"\arefused\x18\x04 \x03(\v2).banger.v1.GetPolicyResponse.RefusedEntryR\arefused\x12!\n" +
+	"\fwould_refuse\x18\x05 \x01(\x04R\vwouldRefuse\x1a:\n" +
+	"\fRefusedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x84\x01\n" +
+	"\x10SetPolicyRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12)\n" +
+	"\x06policy\x18\x02 \x01(\v2\x11.banger.v1.PolicyR\x06policy\x12\x14\n" +
+	"\x05allow\x18\x03 \x03(\tR\x05allow\x12\x15\n" +
+	"\x03nat\x18\x04 \x01(\bH\x00R\x03nat\x88\x01\x01B\x06\n" +
+	"\x04_nat\"]\n" +
+	"\x11SetPolicyResponse\x12\x1d\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\x12)\n" +
+	"\x06policy\x18\x02 \x01(\v2\x11.banger.v1.PolicyR\x06policy\">\n" +
+	"\x12CheckPolicyRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\"W\n" +
+	"\x13CheckPolicyResponse\x12\x14\n" +
+	"\x05allow\x18\x01 \x01(\bR\x05allow\x12\x12\n" +
+	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"(\n" +
+	"\x14SuggestPolicyRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"n\n" +
+	"\x15SuggestPolicyResponse\x12)\n" +
+	"\x06policy\x18\x01 \x01(\v2\x11.banger.v1.PolicyR\x06policy\x12\x14\n" +
+	"\x05allow\x18\x02 \x03(\tR\x05allow\x12\x14\n" +
+	"\x05lines\x18\x03 \x01(\x03R\x05lines\"\x12\n" +
 	"\x10DiskUsageRequest\"{\n" +
 	"\x11DiskUsageResponse\x12&\n" +
 	"\x04uses\x18\x01 \x03(\v2\x12.banger.v1.DiskUseR\x04uses\x12\x1d\n" +
@@ -3358,8 +4344,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x04hint\x18\x02 \x01(\tR\x04hint\x12!\n" +
 	"\fconsole_tail\x18\x03 \x01(\tR\vconsoleTail\x12\x13\n" +
 	"\x05vm_id\x18\x04 \x01(\tR\x04vmId\x12\x17\n" +
-	"\avm_name\x18\x05 \x01(\tR\x06vmName2\xe0\n" +
-	"\n" +
+	"\avm_name\x18\x05 \x01(\tR\x06vmName2\xda\r\n" +
 	"\x06Banger\x12=\n" +
 	"\x06Status\x12\x18.banger.v1.StatusRequest\x1a\x19.banger.v1.StatusResponse\x12C\n" +
 	"\bShutdown\x12\x1a.banger.v1.ShutdownRequest\x1a\x1b.banger.v1.ShutdownResponse\x12?\n" +
@@ -3381,7 +4366,12 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\rListTemplates\x12\x1f.banger.v1.ListTemplatesRequest\x1a .banger.v1.ListTemplatesResponse\x12U\n" +
 	"\x0ePruneTemplates\x12 .banger.v1.PruneTemplatesRequest\x1a!.banger.v1.PruneTemplatesResponse\x12F\n" +
 	"\tDiskUsage\x12\x1b.banger.v1.DiskUsageRequest\x1a\x1c.banger.v1.DiskUsageResponse\x12L\n" +
-	"\vListKernels\x12\x1d.banger.v1.ListKernelsRequest\x1a\x1e.banger.v1.ListKernelsResponseB5Z3github.com/banger-dev/banger/api/banger/v1;bangerv1b\x06proto3"
+	"\vListKernels\x12\x1d.banger.v1.ListKernelsRequest\x1a\x1e.banger.v1.ListKernelsResponse\x12F\n" +
+	"\tListPorts\x12\x1b.banger.v1.ListPortsRequest\x1a\x1c.banger.v1.ListPortsResponse\x12F\n" +
+	"\tGetPolicy\x12\x1b.banger.v1.GetPolicyRequest\x1a\x1c.banger.v1.GetPolicyResponse\x12F\n" +
+	"\tSetPolicy\x12\x1b.banger.v1.SetPolicyRequest\x1a\x1c.banger.v1.SetPolicyResponse\x12L\n" +
+	"\vCheckPolicy\x12\x1d.banger.v1.CheckPolicyRequest\x1a\x1e.banger.v1.CheckPolicyResponse\x12R\n" +
+	"\rSuggestPolicy\x12\x1f.banger.v1.SuggestPolicyRequest\x1a .banger.v1.SuggestPolicyResponseB5Z3github.com/banger-dev/banger/api/banger/v1;bangerv1b\x06proto3"
 
 var (
 	file_banger_v1_banger_proto_rawDescOnce sync.Once
@@ -3395,7 +4385,7 @@ func file_banger_v1_banger_proto_rawDescGZIP() []byte {
 	return file_banger_v1_banger_proto_rawDescData
 }
 
-var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_banger_v1_banger_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_banger_v1_banger_proto_goTypes = []any{
 	(*Build)(nil),                  // 0: banger.v1.Build
 	(*StatusRequest)(nil),          // 1: banger.v1.StatusRequest
@@ -3440,76 +4430,112 @@ var file_banger_v1_banger_proto_goTypes = []any{
 	(*ListTemplatesResponse)(nil),  // 40: banger.v1.ListTemplatesResponse
 	(*PruneTemplatesRequest)(nil),  // 41: banger.v1.PruneTemplatesRequest
 	(*PruneTemplatesResponse)(nil), // 42: banger.v1.PruneTemplatesResponse
-	(*DiskUsageRequest)(nil),       // 43: banger.v1.DiskUsageRequest
-	(*DiskUsageResponse)(nil),      // 44: banger.v1.DiskUsageResponse
-	(*DiskUse)(nil),                // 45: banger.v1.DiskUse
-	(*ErrorDetail)(nil),            // 46: banger.v1.ErrorDetail
+	(*Publish)(nil),                // 43: banger.v1.Publish
+	(*ListPortsRequest)(nil),       // 44: banger.v1.ListPortsRequest
+	(*ListPortsResponse)(nil),      // 45: banger.v1.ListPortsResponse
+	(*Port)(nil),                   // 46: banger.v1.Port
+	(*Policy)(nil),                 // 47: banger.v1.Policy
+	(*GetPolicyRequest)(nil),       // 48: banger.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),      // 49: banger.v1.GetPolicyResponse
+	(*SetPolicyRequest)(nil),       // 50: banger.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),      // 51: banger.v1.SetPolicyResponse
+	(*CheckPolicyRequest)(nil),     // 52: banger.v1.CheckPolicyRequest
+	(*CheckPolicyResponse)(nil),    // 53: banger.v1.CheckPolicyResponse
+	(*SuggestPolicyRequest)(nil),   // 54: banger.v1.SuggestPolicyRequest
+	(*SuggestPolicyResponse)(nil),  // 55: banger.v1.SuggestPolicyResponse
+	(*DiskUsageRequest)(nil),       // 56: banger.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),      // 57: banger.v1.DiskUsageResponse
+	(*DiskUse)(nil),                // 58: banger.v1.DiskUse
+	(*ErrorDetail)(nil),            // 59: banger.v1.ErrorDetail
+	nil,                            // 60: banger.v1.GetPolicyResponse.RefusedEntry
 }
 var file_banger_v1_banger_proto_depIdxs = []int32{
 	0,  // 0: banger.v1.StatusResponse.build:type_name -> banger.v1.Build
-	6,  // 1: banger.v1.VMProgress.progress:type_name -> banger.v1.Progress
-	5,  // 2: banger.v1.VMProgress.spec:type_name -> banger.v1.VM
-	5,  // 3: banger.v1.VMProgress.vm:type_name -> banger.v1.VM
-	5,  // 4: banger.v1.StopVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 5: banger.v1.KillVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 6: banger.v1.PauseVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 7: banger.v1.ResumeVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 8: banger.v1.SetVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 9: banger.v1.ListVMsResponse.vms:type_name -> banger.v1.VM
-	5,  // 10: banger.v1.GetVMResponse.vm:type_name -> banger.v1.VM
-	5,  // 11: banger.v1.LinkVMResponse.vm:type_name -> banger.v1.VM
-	30, // 12: banger.v1.ListImagesResponse.images:type_name -> banger.v1.Image
-	33, // 13: banger.v1.ListKernelsResponse.kernels:type_name -> banger.v1.Kernel
-	6,  // 14: banger.v1.WarmImageResponse.progress:type_name -> banger.v1.Progress
-	36, // 15: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
-	36, // 16: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
-	36, // 17: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
-	45, // 18: banger.v1.DiskUsageResponse.uses:type_name -> banger.v1.DiskUse
-	1,  // 19: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
-	3,  // 20: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
-	8,  // 21: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
-	9,  // 22: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
-	10, // 23: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
-	12, // 24: banger.v1.Banger.KillVM:input_type -> banger.v1.KillVMRequest
-	14, // 25: banger.v1.Banger.PauseVM:input_type -> banger.v1.PauseVMRequest
-	16, // 26: banger.v1.Banger.ResumeVM:input_type -> banger.v1.ResumeVMRequest
-	18, // 27: banger.v1.Banger.SetVM:input_type -> banger.v1.SetVMRequest
-	20, // 28: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
-	22, // 29: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
-	24, // 30: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
-	26, // 31: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
-	28, // 32: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
-	31, // 33: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
-	37, // 34: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
-	39, // 35: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
-	41, // 36: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
-	43, // 37: banger.v1.Banger.DiskUsage:input_type -> banger.v1.DiskUsageRequest
-	34, // 38: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
-	2,  // 39: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
-	4,  // 40: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
-	7,  // 41: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
-	7,  // 42: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
-	11, // 43: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
-	13, // 44: banger.v1.Banger.KillVM:output_type -> banger.v1.KillVMResponse
-	15, // 45: banger.v1.Banger.PauseVM:output_type -> banger.v1.PauseVMResponse
-	17, // 46: banger.v1.Banger.ResumeVM:output_type -> banger.v1.ResumeVMResponse
-	19, // 47: banger.v1.Banger.SetVM:output_type -> banger.v1.SetVMResponse
-	21, // 48: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
-	23, // 49: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
-	25, // 50: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
-	27, // 51: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
-	29, // 52: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
-	32, // 53: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
-	38, // 54: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
-	40, // 55: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
-	42, // 56: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
-	44, // 57: banger.v1.Banger.DiskUsage:output_type -> banger.v1.DiskUsageResponse
-	35, // 58: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
-	39, // [39:59] is the sub-list for method output_type
-	19, // [19:39] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	43, // 1: banger.v1.VM.publish:type_name -> banger.v1.Publish
+	6,  // 2: banger.v1.VMProgress.progress:type_name -> banger.v1.Progress
+	5,  // 3: banger.v1.VMProgress.spec:type_name -> banger.v1.VM
+	5,  // 4: banger.v1.VMProgress.vm:type_name -> banger.v1.VM
+	43, // 5: banger.v1.CreateVMRequest.publish:type_name -> banger.v1.Publish
+	47, // 6: banger.v1.CreateVMRequest.policy:type_name -> banger.v1.Policy
+	5,  // 7: banger.v1.StopVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 8: banger.v1.KillVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 9: banger.v1.PauseVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 10: banger.v1.ResumeVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 11: banger.v1.SetVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 12: banger.v1.ListVMsResponse.vms:type_name -> banger.v1.VM
+	5,  // 13: banger.v1.GetVMResponse.vm:type_name -> banger.v1.VM
+	5,  // 14: banger.v1.LinkVMResponse.vm:type_name -> banger.v1.VM
+	30, // 15: banger.v1.ListImagesResponse.images:type_name -> banger.v1.Image
+	33, // 16: banger.v1.ListKernelsResponse.kernels:type_name -> banger.v1.Kernel
+	6,  // 17: banger.v1.WarmImageResponse.progress:type_name -> banger.v1.Progress
+	36, // 18: banger.v1.WarmImageResponse.template:type_name -> banger.v1.Template
+	36, // 19: banger.v1.ListTemplatesResponse.templates:type_name -> banger.v1.Template
+	36, // 20: banger.v1.PruneTemplatesResponse.removed:type_name -> banger.v1.Template
+	5,  // 21: banger.v1.ListPortsResponse.vm:type_name -> banger.v1.VM
+	46, // 22: banger.v1.ListPortsResponse.ports:type_name -> banger.v1.Port
+	5,  // 23: banger.v1.GetPolicyResponse.vm:type_name -> banger.v1.VM
+	47, // 24: banger.v1.GetPolicyResponse.policy:type_name -> banger.v1.Policy
+	60, // 25: banger.v1.GetPolicyResponse.refused:type_name -> banger.v1.GetPolicyResponse.RefusedEntry
+	47, // 26: banger.v1.SetPolicyRequest.policy:type_name -> banger.v1.Policy
+	5,  // 27: banger.v1.SetPolicyResponse.vm:type_name -> banger.v1.VM
+	47, // 28: banger.v1.SetPolicyResponse.policy:type_name -> banger.v1.Policy
+	47, // 29: banger.v1.SuggestPolicyResponse.policy:type_name -> banger.v1.Policy
+	58, // 30: banger.v1.DiskUsageResponse.uses:type_name -> banger.v1.DiskUse
+	1,  // 31: banger.v1.Banger.Status:input_type -> banger.v1.StatusRequest
+	3,  // 32: banger.v1.Banger.Shutdown:input_type -> banger.v1.ShutdownRequest
+	8,  // 33: banger.v1.Banger.CreateVM:input_type -> banger.v1.CreateVMRequest
+	9,  // 34: banger.v1.Banger.StartVM:input_type -> banger.v1.StartVMRequest
+	10, // 35: banger.v1.Banger.StopVM:input_type -> banger.v1.StopVMRequest
+	12, // 36: banger.v1.Banger.KillVM:input_type -> banger.v1.KillVMRequest
+	14, // 37: banger.v1.Banger.PauseVM:input_type -> banger.v1.PauseVMRequest
+	16, // 38: banger.v1.Banger.ResumeVM:input_type -> banger.v1.ResumeVMRequest
+	18, // 39: banger.v1.Banger.SetVM:input_type -> banger.v1.SetVMRequest
+	20, // 40: banger.v1.Banger.DeleteVM:input_type -> banger.v1.DeleteVMRequest
+	22, // 41: banger.v1.Banger.ListVMs:input_type -> banger.v1.ListVMsRequest
+	24, // 42: banger.v1.Banger.GetVM:input_type -> banger.v1.GetVMRequest
+	26, // 43: banger.v1.Banger.LinkVM:input_type -> banger.v1.LinkVMRequest
+	28, // 44: banger.v1.Banger.Lease:input_type -> banger.v1.LeaseRequest
+	31, // 45: banger.v1.Banger.ListImages:input_type -> banger.v1.ListImagesRequest
+	37, // 46: banger.v1.Banger.WarmImage:input_type -> banger.v1.WarmImageRequest
+	39, // 47: banger.v1.Banger.ListTemplates:input_type -> banger.v1.ListTemplatesRequest
+	41, // 48: banger.v1.Banger.PruneTemplates:input_type -> banger.v1.PruneTemplatesRequest
+	56, // 49: banger.v1.Banger.DiskUsage:input_type -> banger.v1.DiskUsageRequest
+	34, // 50: banger.v1.Banger.ListKernels:input_type -> banger.v1.ListKernelsRequest
+	44, // 51: banger.v1.Banger.ListPorts:input_type -> banger.v1.ListPortsRequest
+	48, // 52: banger.v1.Banger.GetPolicy:input_type -> banger.v1.GetPolicyRequest
+	50, // 53: banger.v1.Banger.SetPolicy:input_type -> banger.v1.SetPolicyRequest
+	52, // 54: banger.v1.Banger.CheckPolicy:input_type -> banger.v1.CheckPolicyRequest
+	54, // 55: banger.v1.Banger.SuggestPolicy:input_type -> banger.v1.SuggestPolicyRequest
+	2,  // 56: banger.v1.Banger.Status:output_type -> banger.v1.StatusResponse
+	4,  // 57: banger.v1.Banger.Shutdown:output_type -> banger.v1.ShutdownResponse
+	7,  // 58: banger.v1.Banger.CreateVM:output_type -> banger.v1.VMProgress
+	7,  // 59: banger.v1.Banger.StartVM:output_type -> banger.v1.VMProgress
+	11, // 60: banger.v1.Banger.StopVM:output_type -> banger.v1.StopVMResponse
+	13, // 61: banger.v1.Banger.KillVM:output_type -> banger.v1.KillVMResponse
+	15, // 62: banger.v1.Banger.PauseVM:output_type -> banger.v1.PauseVMResponse
+	17, // 63: banger.v1.Banger.ResumeVM:output_type -> banger.v1.ResumeVMResponse
+	19, // 64: banger.v1.Banger.SetVM:output_type -> banger.v1.SetVMResponse
+	21, // 65: banger.v1.Banger.DeleteVM:output_type -> banger.v1.DeleteVMResponse
+	23, // 66: banger.v1.Banger.ListVMs:output_type -> banger.v1.ListVMsResponse
+	25, // 67: banger.v1.Banger.GetVM:output_type -> banger.v1.GetVMResponse
+	27, // 68: banger.v1.Banger.LinkVM:output_type -> banger.v1.LinkVMResponse
+	29, // 69: banger.v1.Banger.Lease:output_type -> banger.v1.LeaseEvent
+	32, // 70: banger.v1.Banger.ListImages:output_type -> banger.v1.ListImagesResponse
+	38, // 71: banger.v1.Banger.WarmImage:output_type -> banger.v1.WarmImageResponse
+	40, // 72: banger.v1.Banger.ListTemplates:output_type -> banger.v1.ListTemplatesResponse
+	42, // 73: banger.v1.Banger.PruneTemplates:output_type -> banger.v1.PruneTemplatesResponse
+	57, // 74: banger.v1.Banger.DiskUsage:output_type -> banger.v1.DiskUsageResponse
+	35, // 75: banger.v1.Banger.ListKernels:output_type -> banger.v1.ListKernelsResponse
+	45, // 76: banger.v1.Banger.ListPorts:output_type -> banger.v1.ListPortsResponse
+	49, // 77: banger.v1.Banger.GetPolicy:output_type -> banger.v1.GetPolicyResponse
+	51, // 78: banger.v1.Banger.SetPolicy:output_type -> banger.v1.SetPolicyResponse
+	53, // 79: banger.v1.Banger.CheckPolicy:output_type -> banger.v1.CheckPolicyResponse
+	55, // 80: banger.v1.Banger.SuggestPolicy:output_type -> banger.v1.SuggestPolicyResponse
+	56, // [56:81] is the sub-list for method output_type
+	31, // [31:56] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_banger_v1_banger_proto_init() }
@@ -3528,13 +4554,14 @@ func file_banger_v1_banger_proto_init() {
 		(*WarmImageResponse_Progress)(nil),
 		(*WarmImageResponse_Template)(nil),
 	}
+	file_banger_v1_banger_proto_msgTypes[50].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_v1_banger_proto_rawDesc), len(file_banger_v1_banger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

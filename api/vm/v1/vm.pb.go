@@ -69,8 +69,18 @@ type Spec struct {
 	// Why a template that was there is not used; the supervisor repeats it in its
 	// status. Only without template.
 	TemplateError string `protobuf:"bytes,21,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The VM's own loopback address on the host, at which its listening sockets
+	// are reached; empty: none.
+	Address string `protobuf:"bytes,40,opt,name=address,proto3" json:"address,omitempty"`
+	// Ports of the host that lead into the VM for everybody who reaches them.
+	Publish []*Publish `protobuf:"bytes,41,rep,name=publish,proto3" json:"publish,omitempty"`
+	// What the VM may reach, if nat lets it out; unset: all that is not refused
+	// always.
+	Policy *Policy `protobuf:"bytes,60,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Counts the policies of the VM: a later one has a higher number.
+	PolicyRevision int64 `protobuf:"varint,61,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Spec) Reset() {
@@ -250,6 +260,157 @@ func (x *Spec) GetTemplateError() string {
 	return ""
 }
 
+func (x *Spec) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Spec) GetPublish() []*Publish {
+	if x != nil {
+		return x.Publish
+	}
+	return nil
+}
+
+func (x *Spec) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *Spec) GetPolicyRevision() int64 {
+	if x != nil {
+		return x.PolicyRevision
+	}
+	return 0
+}
+
+// Publish leads a port of the host to a TCP port of the guest.
+type Publish struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An IP address of the host.
+	Address       string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	HostPort      uint32 `protobuf:"varint,2,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	GuestPort     uint32 `protobuf:"varint,3,opt,name=guest_port,json=guestPort,proto3" json:"guest_port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Publish) Reset() {
+	*x = Publish{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Publish) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Publish) ProtoMessage() {}
+
+func (x *Publish) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Publish.ProtoReflect.Descriptor instead.
+func (*Publish) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Publish) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Publish) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
+func (x *Publish) GetGuestPort() uint32 {
+	if x != nil {
+		return x.GuestPort
+	}
+	return 0
+}
+
+// Policy is banger.v1.Policy, with rules of every kind.
+type Policy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Default       string                 `protobuf:"bytes,1,opt,name=default,proto3" json:"default,omitempty"`
+	Rules         []string               `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	Learn         bool                   `protobuf:"varint,3,opt,name=learn,proto3" json:"learn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Policy) GetDefault() string {
+	if x != nil {
+		return x.Default
+	}
+	return ""
+}
+
+func (x *Policy) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Policy) GetLearn() bool {
+	if x != nil {
+		return x.Learn
+	}
+	return false
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -258,7 +419,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[1]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +431,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[1]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,7 +444,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{1}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{3}
 }
 
 type WatchRequest struct {
@@ -294,7 +455,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -306,7 +467,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[2]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -319,7 +480,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{2}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{4}
 }
 
 type StatusResponse struct {
@@ -350,13 +511,15 @@ type StatusResponse struct {
 	Origin string `protobuf:"bytes,16,opt,name=origin,proto3" json:"origin,omitempty"`
 	// Why a template was asked for and not used; empty otherwise.
 	TemplateError string `protobuf:"bytes,17,opt,name=template_error,json=templateError,proto3" json:"template_error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Revision of the policy in force; 0 before it has a network.
+	PolicyRevision int64 `protobuf:"varint,60,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -368,7 +531,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[3]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -381,7 +544,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{3}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StatusResponse) GetId() string {
@@ -503,6 +666,13 @@ func (x *StatusResponse) GetTemplateError() string {
 	return ""
 }
 
+func (x *StatusResponse) GetPolicyRevision() int64 {
+	if x != nil {
+		return x.PolicyRevision
+	}
+	return 0
+}
+
 type StopRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TimeoutMs     int64                  `protobuf:"varint,1,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
@@ -512,7 +682,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -524,7 +694,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[4]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -537,7 +707,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{4}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StopRequest) GetTimeoutMs() int64 {
@@ -557,7 +727,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +739,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[5]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +752,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{5}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StopResponse) GetClean() bool {
@@ -600,7 +770,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +782,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[6]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +795,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{6}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{8}
 }
 
 type KillResponse struct {
@@ -636,7 +806,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +818,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[7]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +831,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{7}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{9}
 }
 
 type SignalRequest struct {
@@ -673,7 +843,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +855,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[8]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +868,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{8}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SignalRequest) GetSignal() int32 {
@@ -716,7 +886,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +898,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[9]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +911,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{9}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{11}
 }
 
 type PauseRequest struct {
@@ -752,7 +922,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +934,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[10]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +947,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{10}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{12}
 }
 
 type PauseResponse struct {
@@ -788,7 +958,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +970,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[11]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +983,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{11}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{13}
 }
 
 type ResumeRequest struct {
@@ -824,7 +994,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +1006,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[12]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +1019,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{12}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{14}
 }
 
 type ResumeResponse struct {
@@ -860,7 +1030,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +1042,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[13]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +1055,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{13}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{15}
 }
 
 type GrowRequest struct {
@@ -899,7 +1069,7 @@ type GrowRequest struct {
 
 func (x *GrowRequest) Reset() {
 	*x = GrowRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1081,7 @@ func (x *GrowRequest) String() string {
 func (*GrowRequest) ProtoMessage() {}
 
 func (x *GrowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[14]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1094,7 @@ func (x *GrowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowRequest.ProtoReflect.Descriptor instead.
 func (*GrowRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{14}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GrowRequest) GetDisk() string {
@@ -949,7 +1119,7 @@ type GrowResponse struct {
 
 func (x *GrowResponse) Reset() {
 	*x = GrowResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1131,7 @@ func (x *GrowResponse) String() string {
 func (*GrowResponse) ProtoMessage() {}
 
 func (x *GrowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[15]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1144,7 @@ func (x *GrowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowResponse.ProtoReflect.Descriptor instead.
 func (*GrowResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{15}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{17}
 }
 
 type HealthRequest struct {
@@ -985,7 +1155,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[16]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1167,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[16]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1180,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{16}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{18}
 }
 
 type HealthResponse struct {
@@ -1029,7 +1199,7 @@ type HealthResponse struct {
 
 func (x *HealthResponse) Reset() {
 	*x = HealthResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[17]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1211,7 @@ func (x *HealthResponse) String() string {
 func (*HealthResponse) ProtoMessage() {}
 
 func (x *HealthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[17]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1224,7 @@ func (x *HealthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
 func (*HealthResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{17}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HealthResponse) GetLatencyUs() int64 {
@@ -1114,7 +1284,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1296,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[18]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1309,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{18}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{20}
 }
 
 type StatsResponse struct {
@@ -1168,7 +1338,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[19]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1180,7 +1350,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[19]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +1363,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{19}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StatsResponse) GetTakenNs() int64 {
@@ -1291,7 +1461,7 @@ type GuestUsage struct {
 
 func (x *GuestUsage) Reset() {
 	*x = GuestUsage{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[20]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1473,7 @@ func (x *GuestUsage) String() string {
 func (*GuestUsage) ProtoMessage() {}
 
 func (x *GuestUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[20]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1486,7 @@ func (x *GuestUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestUsage.ProtoReflect.Descriptor instead.
 func (*GuestUsage) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{20}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GuestUsage) GetCpuMs() int64 {
@@ -1389,7 +1559,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[21]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +1571,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[21]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +1584,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{21}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ClaimRequest) GetSpec() *Spec {
@@ -1440,7 +1610,7 @@ type ClaimResponse struct {
 
 func (x *ClaimResponse) Reset() {
 	*x = ClaimResponse{}
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[22]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1622,7 @@ func (x *ClaimResponse) String() string {
 func (*ClaimResponse) ProtoMessage() {}
 
 func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_banger_vm_v1_vm_proto_msgTypes[22]
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1635,7 @@ func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
 func (*ClaimResponse) Descriptor() ([]byte, []int) {
-	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{22}
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ClaimResponse) GetStatus() *StatusResponse {
@@ -1475,11 +1645,452 @@ func (x *ClaimResponse) GetStatus() *StatusResponse {
 	return nil
 }
 
+type PortsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Probe         bool                   `protobuf:"varint,1,opt,name=probe,proto3" json:"probe,omitempty"`
+	TimeoutMs     int64                  `protobuf:"varint,2,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortsRequest) Reset() {
+	*x = PortsRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortsRequest) ProtoMessage() {}
+
+func (x *PortsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortsRequest.ProtoReflect.Descriptor instead.
+func (*PortsRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PortsRequest) GetProbe() bool {
+	if x != nil {
+		return x.Probe
+	}
+	return false
+}
+
+func (x *PortsRequest) GetTimeoutMs() int64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+type PortsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ports []*Port                `protobuf:"bytes,1,rep,name=ports,proto3" json:"ports,omitempty"`
+	// The guest listens on more ports than are followed.
+	More bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	// Why the guest's listening sockets are not known; empty if they are.
+	Unknown string `protobuf:"bytes,3,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	// Connections that are forwarded now, and when the last one began (Unix time
+	// in milliseconds; 0: none did).
+	Connections          int32 `protobuf:"varint,4,opt,name=connections,proto3" json:"connections,omitempty"`
+	LastConnectionUnixMs int64 `protobuf:"varint,5,opt,name=last_connection_unix_ms,json=lastConnectionUnixMs,proto3" json:"last_connection_unix_ms,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *PortsResponse) Reset() {
+	*x = PortsResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortsResponse) ProtoMessage() {}
+
+func (x *PortsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortsResponse.ProtoReflect.Descriptor instead.
+func (*PortsResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *PortsResponse) GetPorts() []*Port {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *PortsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *PortsResponse) GetUnknown() string {
+	if x != nil {
+		return x.Unknown
+	}
+	return ""
+}
+
+func (x *PortsResponse) GetConnections() int32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *PortsResponse) GetLastConnectionUnixMs() int64 {
+	if x != nil {
+		return x.LastConnectionUnixMs
+	}
+	return 0
+}
+
+// Port is one listening socket of the guest (dual-stack twins are one), or one
+// published port. process and command are the guest's word.
+type Port struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Port of the guest.
+	Port uint32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	// What the guest listens on, as IP addresses; empty: nothing listens there now.
+	GuestAddresses []string `protobuf:"bytes,2,rep,name=guest_addresses,json=guestAddresses,proto3" json:"guest_addresses,omitempty"`
+	// Where it is reached from the host; host_port 0: nowhere.
+	HostAddress string `protobuf:"bytes,3,opt,name=host_address,json=hostAddress,proto3" json:"host_address,omitempty"`
+	HostPort    uint32 `protobuf:"varint,4,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	// Why that is another port than the guest's, or none.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Set for a published port.
+	Published bool `protobuf:"varint,6,opt,name=published,proto3" json:"published,omitempty"`
+	// "tcp"; after a probe also "http", "https" or "tls".
+	Protocol      string `protobuf:"bytes,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Pid           int32  `protobuf:"varint,8,opt,name=pid,proto3" json:"pid,omitempty"`
+	Process       string `protobuf:"bytes,9,opt,name=process,proto3" json:"process,omitempty"`
+	Command       string `protobuf:"bytes,10,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Port) Reset() {
+	*x = Port{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Port) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Port) ProtoMessage() {}
+
+func (x *Port) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Port.ProtoReflect.Descriptor instead.
+func (*Port) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Port) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Port) GetGuestAddresses() []string {
+	if x != nil {
+		return x.GuestAddresses
+	}
+	return nil
+}
+
+func (x *Port) GetHostAddress() string {
+	if x != nil {
+		return x.HostAddress
+	}
+	return ""
+}
+
+func (x *Port) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
+func (x *Port) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Port) GetPublished() bool {
+	if x != nil {
+		return x.Published
+	}
+	return false
+}
+
+func (x *Port) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Port) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Port) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *Port) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+type SetPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nat           bool                   `protobuf:"varint,1,opt,name=nat,proto3" json:"nat,omitempty"`
+	Policy        *Policy                `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyRequest) Reset() {
+	*x = SetPolicyRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyRequest) ProtoMessage() {}
+
+func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SetPolicyRequest) GetNat() bool {
+	if x != nil {
+		return x.Nat
+	}
+	return false
+}
+
+func (x *SetPolicyRequest) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *SetPolicyRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type SetPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyResponse) Reset() {
+	*x = SetPolicyResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyResponse) ProtoMessage() {}
+
+func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{29}
+}
+
+type RefusalsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusalsRequest) Reset() {
+	*x = RefusalsRequest{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusalsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusalsRequest) ProtoMessage() {}
+
+func (x *RefusalsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusalsRequest.ProtoReflect.Descriptor instead.
+func (*RefusalsRequest) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{30}
+}
+
+type RefusalsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By reason, since the supervisor was started.
+	Refused       map[string]uint64 `protobuf:"bytes,1,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	WouldRefuse   uint64            `protobuf:"varint,2,opt,name=would_refuse,json=wouldRefuse,proto3" json:"would_refuse,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusalsResponse) Reset() {
+	*x = RefusalsResponse{}
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusalsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusalsResponse) ProtoMessage() {}
+
+func (x *RefusalsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_banger_vm_v1_vm_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusalsResponse.ProtoReflect.Descriptor instead.
+func (*RefusalsResponse) Descriptor() ([]byte, []int) {
+	return file_banger_vm_v1_vm_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *RefusalsResponse) GetRefused() map[string]uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *RefusalsResponse) GetWouldRefuse() uint64 {
+	if x != nil {
+		return x.WouldRefuse
+	}
+	return 0
+}
+
 var File_banger_vm_v1_vm_proto protoreflect.FileDescriptor
 
 const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\n" +
-	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\xc5\x04\n" +
+	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\xe7\x05\n" +
 	"\x04Spec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1503,9 +2114,22 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x05build\x18\x12 \x01(\tR\x05build\x12\x1a\n" +
 	"\breadable\x18\x13 \x03(\tR\breadable\x12\x1a\n" +
 	"\btemplate\x18\x14 \x01(\tR\btemplate\x12%\n" +
-	"\x0etemplate_error\x18\x15 \x01(\tR\rtemplateError\"\x0f\n" +
+	"\x0etemplate_error\x18\x15 \x01(\tR\rtemplateError\x12\x18\n" +
+	"\aaddress\x18( \x01(\tR\aaddress\x12/\n" +
+	"\apublish\x18) \x03(\v2\x15.banger.vm.v1.PublishR\apublish\x12,\n" +
+	"\x06policy\x18< \x01(\v2\x14.banger.vm.v1.PolicyR\x06policy\x12'\n" +
+	"\x0fpolicy_revision\x18= \x01(\x03R\x0epolicyRevision\"_\n" +
+	"\aPublish\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1b\n" +
+	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12\x1d\n" +
+	"\n" +
+	"guest_port\x18\x03 \x01(\rR\tguestPort\"N\n" +
+	"\x06Policy\x12\x18\n" +
+	"\adefault\x18\x01 \x01(\tR\adefault\x12\x14\n" +
+	"\x05rules\x18\x02 \x03(\tR\x05rules\x12\x14\n" +
+	"\x05learn\x18\x03 \x01(\bR\x05learn\"\x0f\n" +
 	"\rStatusRequest\"\x0e\n" +
-	"\fWatchRequest\"\xd7\x03\n" +
+	"\fWatchRequest\"\x80\x04\n" +
 	"\x0eStatusResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
@@ -1524,7 +2148,8 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\tsuccessor\x18\x0e \x01(\bR\tsuccessor\x12 \n" +
 	"\vconnections\x18\x0f \x01(\x05R\vconnections\x12\x16\n" +
 	"\x06origin\x18\x10 \x01(\tR\x06origin\x12%\n" +
-	"\x0etemplate_error\x18\x11 \x01(\tR\rtemplateError\",\n" +
+	"\x0etemplate_error\x18\x11 \x01(\tR\rtemplateError\x12'\n" +
+	"\x0fpolicy_revision\x18< \x01(\x03R\x0epolicyRevision\",\n" +
 	"\vStopRequest\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x01 \x01(\x03R\ttimeoutMs\"$\n" +
@@ -1584,7 +2209,41 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x04spec\x18\x01 \x01(\v2\x12.banger.vm.v1.SpecR\x04spec\x12\x12\n" +
 	"\x04lazy\x18\x02 \x01(\bR\x04lazy\"E\n" +
 	"\rClaimResponse\x124\n" +
-	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status2\xe8\x05\n" +
+	"\x06status\x18\x01 \x01(\v2\x1c.banger.vm.v1.StatusResponseR\x06status\"C\n" +
+	"\fPortsRequest\x12\x14\n" +
+	"\x05probe\x18\x01 \x01(\bR\x05probe\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x02 \x01(\x03R\ttimeoutMs\"\xc0\x01\n" +
+	"\rPortsResponse\x12(\n" +
+	"\x05ports\x18\x01 \x03(\v2\x12.banger.vm.v1.PortR\x05ports\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\x12\x18\n" +
+	"\aunknown\x18\x03 \x01(\tR\aunknown\x12 \n" +
+	"\vconnections\x18\x04 \x01(\x05R\vconnections\x125\n" +
+	"\x17last_connection_unix_ms\x18\x05 \x01(\x03R\x14lastConnectionUnixMs\"\x9b\x02\n" +
+	"\x04Port\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12'\n" +
+	"\x0fguest_addresses\x18\x02 \x03(\tR\x0eguestAddresses\x12!\n" +
+	"\fhost_address\x18\x03 \x01(\tR\vhostAddress\x12\x1b\n" +
+	"\thost_port\x18\x04 \x01(\rR\bhostPort\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1c\n" +
+	"\tpublished\x18\x06 \x01(\bR\tpublished\x12\x1a\n" +
+	"\bprotocol\x18\a \x01(\tR\bprotocol\x12\x10\n" +
+	"\x03pid\x18\b \x01(\x05R\x03pid\x12\x18\n" +
+	"\aprocess\x18\t \x01(\tR\aprocess\x12\x18\n" +
+	"\acommand\x18\n" +
+	" \x01(\tR\acommand\"n\n" +
+	"\x10SetPolicyRequest\x12\x10\n" +
+	"\x03nat\x18\x01 \x01(\bR\x03nat\x12,\n" +
+	"\x06policy\x18\x02 \x01(\v2\x14.banger.vm.v1.PolicyR\x06policy\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"\x13\n" +
+	"\x11SetPolicyResponse\"\x11\n" +
+	"\x0fRefusalsRequest\"\xb8\x01\n" +
+	"\x10RefusalsResponse\x12E\n" +
+	"\arefused\x18\x01 \x03(\v2+.banger.vm.v1.RefusalsResponse.RefusedEntryR\arefused\x12!\n" +
+	"\fwould_refuse\x18\x02 \x01(\x04R\vwouldRefuse\x1a:\n" +
+	"\fRefusedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x012\xc3\a\n" +
 	"\n" +
 	"Supervisor\x12C\n" +
 	"\x06Status\x12\x1b.banger.vm.v1.StatusRequest\x1a\x1c.banger.vm.v1.StatusResponse\x12C\n" +
@@ -1597,7 +2256,10 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\x04Grow\x12\x19.banger.vm.v1.GrowRequest\x1a\x1a.banger.vm.v1.GrowResponse\x12C\n" +
 	"\x06Health\x12\x1b.banger.vm.v1.HealthRequest\x1a\x1c.banger.vm.v1.HealthResponse\x12@\n" +
 	"\x05Stats\x12\x1a.banger.vm.v1.StatsRequest\x1a\x1b.banger.vm.v1.StatsResponse\x12@\n" +
-	"\x05Claim\x12\x1a.banger.vm.v1.ClaimRequest\x1a\x1b.banger.vm.v1.ClaimResponseB-Z+github.com/banger-dev/banger/api/vm/v1;vmv1b\x06proto3"
+	"\x05Claim\x12\x1a.banger.vm.v1.ClaimRequest\x1a\x1b.banger.vm.v1.ClaimResponse\x12@\n" +
+	"\x05Ports\x12\x1a.banger.vm.v1.PortsRequest\x1a\x1b.banger.vm.v1.PortsResponse\x12L\n" +
+	"\tSetPolicy\x12\x1e.banger.vm.v1.SetPolicyRequest\x1a\x1f.banger.vm.v1.SetPolicyResponse\x12I\n" +
+	"\bRefusals\x12\x1d.banger.vm.v1.RefusalsRequest\x1a\x1e.banger.vm.v1.RefusalsResponseB-Z+github.com/banger-dev/banger/api/vm/v1;vmv1b\x06proto3"
 
 var (
 	file_banger_vm_v1_vm_proto_rawDescOnce sync.Once
@@ -1611,63 +2273,84 @@ func file_banger_vm_v1_vm_proto_rawDescGZIP() []byte {
 	return file_banger_vm_v1_vm_proto_rawDescData
 }
 
-var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_banger_vm_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_banger_vm_v1_vm_proto_goTypes = []any{
-	(*Spec)(nil),           // 0: banger.vm.v1.Spec
-	(*StatusRequest)(nil),  // 1: banger.vm.v1.StatusRequest
-	(*WatchRequest)(nil),   // 2: banger.vm.v1.WatchRequest
-	(*StatusResponse)(nil), // 3: banger.vm.v1.StatusResponse
-	(*StopRequest)(nil),    // 4: banger.vm.v1.StopRequest
-	(*StopResponse)(nil),   // 5: banger.vm.v1.StopResponse
-	(*KillRequest)(nil),    // 6: banger.vm.v1.KillRequest
-	(*KillResponse)(nil),   // 7: banger.vm.v1.KillResponse
-	(*SignalRequest)(nil),  // 8: banger.vm.v1.SignalRequest
-	(*SignalResponse)(nil), // 9: banger.vm.v1.SignalResponse
-	(*PauseRequest)(nil),   // 10: banger.vm.v1.PauseRequest
-	(*PauseResponse)(nil),  // 11: banger.vm.v1.PauseResponse
-	(*ResumeRequest)(nil),  // 12: banger.vm.v1.ResumeRequest
-	(*ResumeResponse)(nil), // 13: banger.vm.v1.ResumeResponse
-	(*GrowRequest)(nil),    // 14: banger.vm.v1.GrowRequest
-	(*GrowResponse)(nil),   // 15: banger.vm.v1.GrowResponse
-	(*HealthRequest)(nil),  // 16: banger.vm.v1.HealthRequest
-	(*HealthResponse)(nil), // 17: banger.vm.v1.HealthResponse
-	(*StatsRequest)(nil),   // 18: banger.vm.v1.StatsRequest
-	(*StatsResponse)(nil),  // 19: banger.vm.v1.StatsResponse
-	(*GuestUsage)(nil),     // 20: banger.vm.v1.GuestUsage
-	(*ClaimRequest)(nil),   // 21: banger.vm.v1.ClaimRequest
-	(*ClaimResponse)(nil),  // 22: banger.vm.v1.ClaimResponse
+	(*Spec)(nil),              // 0: banger.vm.v1.Spec
+	(*Publish)(nil),           // 1: banger.vm.v1.Publish
+	(*Policy)(nil),            // 2: banger.vm.v1.Policy
+	(*StatusRequest)(nil),     // 3: banger.vm.v1.StatusRequest
+	(*WatchRequest)(nil),      // 4: banger.vm.v1.WatchRequest
+	(*StatusResponse)(nil),    // 5: banger.vm.v1.StatusResponse
+	(*StopRequest)(nil),       // 6: banger.vm.v1.StopRequest
+	(*StopResponse)(nil),      // 7: banger.vm.v1.StopResponse
+	(*KillRequest)(nil),       // 8: banger.vm.v1.KillRequest
+	(*KillResponse)(nil),      // 9: banger.vm.v1.KillResponse
+	(*SignalRequest)(nil),     // 10: banger.vm.v1.SignalRequest
+	(*SignalResponse)(nil),    // 11: banger.vm.v1.SignalResponse
+	(*PauseRequest)(nil),      // 12: banger.vm.v1.PauseRequest
+	(*PauseResponse)(nil),     // 13: banger.vm.v1.PauseResponse
+	(*ResumeRequest)(nil),     // 14: banger.vm.v1.ResumeRequest
+	(*ResumeResponse)(nil),    // 15: banger.vm.v1.ResumeResponse
+	(*GrowRequest)(nil),       // 16: banger.vm.v1.GrowRequest
+	(*GrowResponse)(nil),      // 17: banger.vm.v1.GrowResponse
+	(*HealthRequest)(nil),     // 18: banger.vm.v1.HealthRequest
+	(*HealthResponse)(nil),    // 19: banger.vm.v1.HealthResponse
+	(*StatsRequest)(nil),      // 20: banger.vm.v1.StatsRequest
+	(*StatsResponse)(nil),     // 21: banger.vm.v1.StatsResponse
+	(*GuestUsage)(nil),        // 22: banger.vm.v1.GuestUsage
+	(*ClaimRequest)(nil),      // 23: banger.vm.v1.ClaimRequest
+	(*ClaimResponse)(nil),     // 24: banger.vm.v1.ClaimResponse
+	(*PortsRequest)(nil),      // 25: banger.vm.v1.PortsRequest
+	(*PortsResponse)(nil),     // 26: banger.vm.v1.PortsResponse
+	(*Port)(nil),              // 27: banger.vm.v1.Port
+	(*SetPolicyRequest)(nil),  // 28: banger.vm.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil), // 29: banger.vm.v1.SetPolicyResponse
+	(*RefusalsRequest)(nil),   // 30: banger.vm.v1.RefusalsRequest
+	(*RefusalsResponse)(nil),  // 31: banger.vm.v1.RefusalsResponse
+	nil,                       // 32: banger.vm.v1.RefusalsResponse.RefusedEntry
 }
 var file_banger_vm_v1_vm_proto_depIdxs = []int32{
-	20, // 0: banger.vm.v1.StatsResponse.guest:type_name -> banger.vm.v1.GuestUsage
-	0,  // 1: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
-	3,  // 2: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
-	1,  // 3: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
-	2,  // 4: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
-	4,  // 5: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
-	6,  // 6: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
-	8,  // 7: banger.vm.v1.Supervisor.Signal:input_type -> banger.vm.v1.SignalRequest
-	10, // 8: banger.vm.v1.Supervisor.Pause:input_type -> banger.vm.v1.PauseRequest
-	12, // 9: banger.vm.v1.Supervisor.Resume:input_type -> banger.vm.v1.ResumeRequest
-	14, // 10: banger.vm.v1.Supervisor.Grow:input_type -> banger.vm.v1.GrowRequest
-	16, // 11: banger.vm.v1.Supervisor.Health:input_type -> banger.vm.v1.HealthRequest
-	18, // 12: banger.vm.v1.Supervisor.Stats:input_type -> banger.vm.v1.StatsRequest
-	21, // 13: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
-	3,  // 14: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
-	3,  // 15: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
-	5,  // 16: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
-	7,  // 17: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
-	9,  // 18: banger.vm.v1.Supervisor.Signal:output_type -> banger.vm.v1.SignalResponse
-	11, // 19: banger.vm.v1.Supervisor.Pause:output_type -> banger.vm.v1.PauseResponse
-	13, // 20: banger.vm.v1.Supervisor.Resume:output_type -> banger.vm.v1.ResumeResponse
-	15, // 21: banger.vm.v1.Supervisor.Grow:output_type -> banger.vm.v1.GrowResponse
-	17, // 22: banger.vm.v1.Supervisor.Health:output_type -> banger.vm.v1.HealthResponse
-	19, // 23: banger.vm.v1.Supervisor.Stats:output_type -> banger.vm.v1.StatsResponse
-	22, // 24: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
-	14, // [14:25] is the sub-list for method output_type
-	3,  // [3:14] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	1,  // 0: banger.vm.v1.Spec.publish:type_name -> banger.vm.v1.Publish
+	2,  // 1: banger.vm.v1.Spec.policy:type_name -> banger.vm.v1.Policy
+	22, // 2: banger.vm.v1.StatsResponse.guest:type_name -> banger.vm.v1.GuestUsage
+	0,  // 3: banger.vm.v1.ClaimRequest.spec:type_name -> banger.vm.v1.Spec
+	5,  // 4: banger.vm.v1.ClaimResponse.status:type_name -> banger.vm.v1.StatusResponse
+	27, // 5: banger.vm.v1.PortsResponse.ports:type_name -> banger.vm.v1.Port
+	2,  // 6: banger.vm.v1.SetPolicyRequest.policy:type_name -> banger.vm.v1.Policy
+	32, // 7: banger.vm.v1.RefusalsResponse.refused:type_name -> banger.vm.v1.RefusalsResponse.RefusedEntry
+	3,  // 8: banger.vm.v1.Supervisor.Status:input_type -> banger.vm.v1.StatusRequest
+	4,  // 9: banger.vm.v1.Supervisor.Watch:input_type -> banger.vm.v1.WatchRequest
+	6,  // 10: banger.vm.v1.Supervisor.Stop:input_type -> banger.vm.v1.StopRequest
+	8,  // 11: banger.vm.v1.Supervisor.Kill:input_type -> banger.vm.v1.KillRequest
+	10, // 12: banger.vm.v1.Supervisor.Signal:input_type -> banger.vm.v1.SignalRequest
+	12, // 13: banger.vm.v1.Supervisor.Pause:input_type -> banger.vm.v1.PauseRequest
+	14, // 14: banger.vm.v1.Supervisor.Resume:input_type -> banger.vm.v1.ResumeRequest
+	16, // 15: banger.vm.v1.Supervisor.Grow:input_type -> banger.vm.v1.GrowRequest
+	18, // 16: banger.vm.v1.Supervisor.Health:input_type -> banger.vm.v1.HealthRequest
+	20, // 17: banger.vm.v1.Supervisor.Stats:input_type -> banger.vm.v1.StatsRequest
+	23, // 18: banger.vm.v1.Supervisor.Claim:input_type -> banger.vm.v1.ClaimRequest
+	25, // 19: banger.vm.v1.Supervisor.Ports:input_type -> banger.vm.v1.PortsRequest
+	28, // 20: banger.vm.v1.Supervisor.SetPolicy:input_type -> banger.vm.v1.SetPolicyRequest
+	30, // 21: banger.vm.v1.Supervisor.Refusals:input_type -> banger.vm.v1.RefusalsRequest
+	5,  // 22: banger.vm.v1.Supervisor.Status:output_type -> banger.vm.v1.StatusResponse
+	5,  // 23: banger.vm.v1.Supervisor.Watch:output_type -> banger.vm.v1.StatusResponse
+	7,  // 24: banger.vm.v1.Supervisor.Stop:output_type -> banger.vm.v1.StopResponse
+	9,  // 25: banger.vm.v1.Supervisor.Kill:output_type -> banger.vm.v1.KillResponse
+	11, // 26: banger.vm.v1.Supervisor.Signal:output_type -> banger.vm.v1.SignalResponse
+	13, // 27: banger.vm.v1.Supervisor.Pause:output_type -> banger.vm.v1.PauseResponse
+	15, // 28: banger.vm.v1.Supervisor.Resume:output_type -> banger.vm.v1.ResumeResponse
+	17, // 29: banger.vm.v1.Supervisor.Grow:output_type -> banger.vm.v1.GrowResponse
+	19, // 30: banger.vm.v1.Supervisor.Health:output_type -> banger.vm.v1.HealthResponse
+	21, // 31: banger.vm.v1.Supervisor.Stats:output_type -> banger.vm.v1.StatsResponse
+	24, // 32: banger.vm.v1.Supervisor.Claim:output_type -> banger.vm.v1.ClaimResponse
+	26, // 33: banger.vm.v1.Supervisor.Ports:output_type -> banger.vm.v1.PortsResponse
+	29, // 34: banger.vm.v1.Supervisor.SetPolicy:output_type -> banger.vm.v1.SetPolicyResponse
+	31, // 35: banger.vm.v1.Supervisor.Refusals:output_type -> banger.vm.v1.RefusalsResponse
+	22, // [22:36] is the sub-list for method output_type
+	8,  // [8:22] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_banger_vm_v1_vm_proto_init() }
@@ -1681,7 +2364,7 @@ func file_banger_vm_v1_vm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_banger_vm_v1_vm_proto_rawDesc), len(file_banger_vm_v1_vm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -18,6 +18,7 @@ import (
 	"github.com/banger-dev/banger/internal/agent/boot"
 	"github.com/banger-dev/banger/internal/agent/disks"
 	"github.com/banger-dev/banger/internal/agent/identity"
+	"github.com/banger-dev/banger/internal/agent/listen"
 	"github.com/banger-dev/banger/internal/agent/usage"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
@@ -192,6 +193,17 @@ func (s *Service) Events(ctx context.Context, _ *agentv1.EventsRequest, out agen
 			return nil
 		}
 	}
+}
+
+// Listeners implements agentv1.AgentService.
+func (s *Service) Listeners(ctx context.Context, _ *agentv1.ListenersRequest, out agentv1.Agent_ListenersServer) error {
+	if err := s.owned(); err != nil {
+		return err
+	}
+	if err := listen.NewWatcher().Run(ctx, out.Send); ctx.Err() == nil {
+		return status.Errorf(codes.Internal, "listening sockets: %v", err)
+	}
+	return nil
 }
 
 // Shutdown implements agentv1.AgentService.

@@ -122,6 +122,7 @@ func (s *supervisor) run(adopt bool) error {
 	s.set(func(now *vmv1.StatusResponse) {
 		now.State, now.VmmPid, now.Driver, now.Accel = s.state(), int32(pid), s.spec.Driver, s.spec.Accel
 		now.Confinement = []string{"nothing"}
+		now.PolicyRevision = s.spec.PolicyRevision
 		if !adopt {
 			now.Origin, now.TemplateError = s.restore()
 		}
@@ -251,6 +252,18 @@ func (s *supervisor) Watch(ctx context.Context, _ *connect.Request[vmv1.WatchReq
 			return ctx.Err()
 		}
 	}
+}
+
+// SetPolicy implements vmv1connect.SupervisorHandler.
+func (s *supervisor) SetPolicy(_ context.Context, r *connect.Request[vmv1.SetPolicyRequest]) (*connect.Response[vmv1.SetPolicyResponse], error) {
+	s.set(func(now *vmv1.StatusResponse) { now.PolicyRevision = max(now.PolicyRevision, r.Msg.Revision) })
+	return connect.NewResponse(&vmv1.SetPolicyResponse{}), nil
+}
+
+// Refusals implements vmv1connect.SupervisorHandler: one for each revision.
+func (s *supervisor) Refusals(context.Context, *connect.Request[vmv1.RefusalsRequest]) (*connect.Response[vmv1.RefusalsResponse], error) {
+	now, _ := s.look()
+	return connect.NewResponse(&vmv1.RefusalsResponse{Refused: map[string]uint64{"rule": uint64(now.PolicyRevision)}}), nil
 }
 
 // Stop implements vmv1connect.SupervisorHandler.

@@ -1,6 +1,7 @@
 // Command rawguest is the first process of the VM with which pipes are compared:
 // it runs a command of the image on a disk and copies its stdout to, or its
-// stdin from, a virtio-serial port.
+// stdin from, a virtio-serial port. Beside it, it serves TCP (serveTCP), which is
+// also what it does alone when it is called with "serve".
 //
 // The host writes lines on the ctl port, and gets "done" or an error for each:
 //
@@ -29,6 +30,10 @@ import (
 const root = "/base"
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "serve" {
+		fmt.Fprintln(os.Stderr, serveTCP(os.Stdout))
+		os.Exit(1)
+	}
 	err := run()
 	fmt.Fprintln(os.Stderr, "raw guest: failed:", err)
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
@@ -56,6 +61,10 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	if err := network(); err != nil {
+		return err
+	}
+	go func() { fmt.Fprintln(console, "raw guest:", serveTCP(io.Discard)) }()
 	fmt.Fprintln(console, "bench: raw")
 	lines := bufio.NewScanner(ctl)
 	for lines.Scan() {

@@ -81,6 +81,16 @@ const (
 	BangerDiskUsageProcedure = "/banger.v1.Banger/DiskUsage"
 	// BangerListKernelsProcedure is the fully-qualified name of the Banger's ListKernels RPC.
 	BangerListKernelsProcedure = "/banger.v1.Banger/ListKernels"
+	// BangerListPortsProcedure is the fully-qualified name of the Banger's ListPorts RPC.
+	BangerListPortsProcedure = "/banger.v1.Banger/ListPorts"
+	// BangerGetPolicyProcedure is the fully-qualified name of the Banger's GetPolicy RPC.
+	BangerGetPolicyProcedure = "/banger.v1.Banger/GetPolicy"
+	// BangerSetPolicyProcedure is the fully-qualified name of the Banger's SetPolicy RPC.
+	BangerSetPolicyProcedure = "/banger.v1.Banger/SetPolicy"
+	// BangerCheckPolicyProcedure is the fully-qualified name of the Banger's CheckPolicy RPC.
+	BangerCheckPolicyProcedure = "/banger.v1.Banger/CheckPolicy"
+	// BangerSuggestPolicyProcedure is the fully-qualified name of the Banger's SuggestPolicy RPC.
+	BangerSuggestPolicyProcedure = "/banger.v1.Banger/SuggestPolicy"
 )
 
 // BangerClient is a client for the banger.v1.Banger service.
@@ -142,6 +152,19 @@ type BangerClient interface {
 	DiskUsage(context.Context, *connect.Request[v1.DiskUsageRequest]) (*connect.Response[v1.DiskUsageResponse], error)
 	// ListKernels returns the local kernels and, with available, the catalog's.
 	ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error)
+	// ListPorts returns what listens in a running VM and where that is reached.
+	// It waits up to timeout_ms (0: 10 s) for the guest to say so.
+	ListPorts(context.Context, *connect.Request[v1.ListPortsRequest]) (*connect.Response[v1.ListPortsResponse], error)
+	// GetPolicy returns what a VM may reach, and how often it was refused.
+	GetPolicy(context.Context, *connect.Request[v1.GetPolicyRequest]) (*connect.Response[v1.GetPolicyResponse], error)
+	// SetPolicy replaces it. It is kept when the call returns, and of a VM that runs
+	// it is in force: flows that it forbids have ended.
+	SetPolicy(context.Context, *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error)
+	// CheckPolicy decides one connection that nobody makes.
+	CheckPolicy(context.Context, *connect.Request[v1.CheckPolicyRequest]) (*connect.Response[v1.CheckPolicyResponse], error)
+	// SuggestPolicy returns the shortest policy that would have let through what
+	// the VM's log of its policy holds.
+	SuggestPolicy(context.Context, *connect.Request[v1.SuggestPolicyRequest]) (*connect.Response[v1.SuggestPolicyResponse], error)
 }
 
 // NewBangerClient constructs a client for the banger.v1.Banger service. By default, it uses the
@@ -275,6 +298,36 @@ func NewBangerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			connect.WithSchema(bangerMethods.ByName("ListKernels")),
 			connect.WithClientOptions(opts...),
 		),
+		listPorts: connect.NewClient[v1.ListPortsRequest, v1.ListPortsResponse](
+			httpClient,
+			baseURL+BangerListPortsProcedure,
+			connect.WithSchema(bangerMethods.ByName("ListPorts")),
+			connect.WithClientOptions(opts...),
+		),
+		getPolicy: connect.NewClient[v1.GetPolicyRequest, v1.GetPolicyResponse](
+			httpClient,
+			baseURL+BangerGetPolicyProcedure,
+			connect.WithSchema(bangerMethods.ByName("GetPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		setPolicy: connect.NewClient[v1.SetPolicyRequest, v1.SetPolicyResponse](
+			httpClient,
+			baseURL+BangerSetPolicyProcedure,
+			connect.WithSchema(bangerMethods.ByName("SetPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		checkPolicy: connect.NewClient[v1.CheckPolicyRequest, v1.CheckPolicyResponse](
+			httpClient,
+			baseURL+BangerCheckPolicyProcedure,
+			connect.WithSchema(bangerMethods.ByName("CheckPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		suggestPolicy: connect.NewClient[v1.SuggestPolicyRequest, v1.SuggestPolicyResponse](
+			httpClient,
+			baseURL+BangerSuggestPolicyProcedure,
+			connect.WithSchema(bangerMethods.ByName("SuggestPolicy")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -300,6 +353,11 @@ type bangerClient struct {
 	pruneTemplates *connect.Client[v1.PruneTemplatesRequest, v1.PruneTemplatesResponse]
 	diskUsage      *connect.Client[v1.DiskUsageRequest, v1.DiskUsageResponse]
 	listKernels    *connect.Client[v1.ListKernelsRequest, v1.ListKernelsResponse]
+	listPorts      *connect.Client[v1.ListPortsRequest, v1.ListPortsResponse]
+	getPolicy      *connect.Client[v1.GetPolicyRequest, v1.GetPolicyResponse]
+	setPolicy      *connect.Client[v1.SetPolicyRequest, v1.SetPolicyResponse]
+	checkPolicy    *connect.Client[v1.CheckPolicyRequest, v1.CheckPolicyResponse]
+	suggestPolicy  *connect.Client[v1.SuggestPolicyRequest, v1.SuggestPolicyResponse]
 }
 
 // Status calls banger.v1.Banger.Status.
@@ -402,6 +460,31 @@ func (c *bangerClient) ListKernels(ctx context.Context, req *connect.Request[v1.
 	return c.listKernels.CallUnary(ctx, req)
 }
 
+// ListPorts calls banger.v1.Banger.ListPorts.
+func (c *bangerClient) ListPorts(ctx context.Context, req *connect.Request[v1.ListPortsRequest]) (*connect.Response[v1.ListPortsResponse], error) {
+	return c.listPorts.CallUnary(ctx, req)
+}
+
+// GetPolicy calls banger.v1.Banger.GetPolicy.
+func (c *bangerClient) GetPolicy(ctx context.Context, req *connect.Request[v1.GetPolicyRequest]) (*connect.Response[v1.GetPolicyResponse], error) {
+	return c.getPolicy.CallUnary(ctx, req)
+}
+
+// SetPolicy calls banger.v1.Banger.SetPolicy.
+func (c *bangerClient) SetPolicy(ctx context.Context, req *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error) {
+	return c.setPolicy.CallUnary(ctx, req)
+}
+
+// CheckPolicy calls banger.v1.Banger.CheckPolicy.
+func (c *bangerClient) CheckPolicy(ctx context.Context, req *connect.Request[v1.CheckPolicyRequest]) (*connect.Response[v1.CheckPolicyResponse], error) {
+	return c.checkPolicy.CallUnary(ctx, req)
+}
+
+// SuggestPolicy calls banger.v1.Banger.SuggestPolicy.
+func (c *bangerClient) SuggestPolicy(ctx context.Context, req *connect.Request[v1.SuggestPolicyRequest]) (*connect.Response[v1.SuggestPolicyResponse], error) {
+	return c.suggestPolicy.CallUnary(ctx, req)
+}
+
 // BangerHandler is an implementation of the banger.v1.Banger service.
 type BangerHandler interface {
 	// Status says what daemon this is. Never blocks on a VM.
@@ -461,6 +544,19 @@ type BangerHandler interface {
 	DiskUsage(context.Context, *connect.Request[v1.DiskUsageRequest]) (*connect.Response[v1.DiskUsageResponse], error)
 	// ListKernels returns the local kernels and, with available, the catalog's.
 	ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error)
+	// ListPorts returns what listens in a running VM and where that is reached.
+	// It waits up to timeout_ms (0: 10 s) for the guest to say so.
+	ListPorts(context.Context, *connect.Request[v1.ListPortsRequest]) (*connect.Response[v1.ListPortsResponse], error)
+	// GetPolicy returns what a VM may reach, and how often it was refused.
+	GetPolicy(context.Context, *connect.Request[v1.GetPolicyRequest]) (*connect.Response[v1.GetPolicyResponse], error)
+	// SetPolicy replaces it. It is kept when the call returns, and of a VM that runs
+	// it is in force: flows that it forbids have ended.
+	SetPolicy(context.Context, *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error)
+	// CheckPolicy decides one connection that nobody makes.
+	CheckPolicy(context.Context, *connect.Request[v1.CheckPolicyRequest]) (*connect.Response[v1.CheckPolicyResponse], error)
+	// SuggestPolicy returns the shortest policy that would have let through what
+	// the VM's log of its policy holds.
+	SuggestPolicy(context.Context, *connect.Request[v1.SuggestPolicyRequest]) (*connect.Response[v1.SuggestPolicyResponse], error)
 }
 
 // NewBangerHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -590,6 +686,36 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 		connect.WithSchema(bangerMethods.ByName("ListKernels")),
 		connect.WithHandlerOptions(opts...),
 	)
+	bangerListPortsHandler := connect.NewUnaryHandler(
+		BangerListPortsProcedure,
+		svc.ListPorts,
+		connect.WithSchema(bangerMethods.ByName("ListPorts")),
+		connect.WithHandlerOptions(opts...),
+	)
+	bangerGetPolicyHandler := connect.NewUnaryHandler(
+		BangerGetPolicyProcedure,
+		svc.GetPolicy,
+		connect.WithSchema(bangerMethods.ByName("GetPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	bangerSetPolicyHandler := connect.NewUnaryHandler(
+		BangerSetPolicyProcedure,
+		svc.SetPolicy,
+		connect.WithSchema(bangerMethods.ByName("SetPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	bangerCheckPolicyHandler := connect.NewUnaryHandler(
+		BangerCheckPolicyProcedure,
+		svc.CheckPolicy,
+		connect.WithSchema(bangerMethods.ByName("CheckPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	bangerSuggestPolicyHandler := connect.NewUnaryHandler(
+		BangerSuggestPolicyProcedure,
+		svc.SuggestPolicy,
+		connect.WithSchema(bangerMethods.ByName("SuggestPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/banger.v1.Banger/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case BangerStatusProcedure:
@@ -632,6 +758,16 @@ func NewBangerHandler(svc BangerHandler, opts ...connect.HandlerOption) (string,
 			bangerDiskUsageHandler.ServeHTTP(w, r)
 		case BangerListKernelsProcedure:
 			bangerListKernelsHandler.ServeHTTP(w, r)
+		case BangerListPortsProcedure:
+			bangerListPortsHandler.ServeHTTP(w, r)
+		case BangerGetPolicyProcedure:
+			bangerGetPolicyHandler.ServeHTTP(w, r)
+		case BangerSetPolicyProcedure:
+			bangerSetPolicyHandler.ServeHTTP(w, r)
+		case BangerCheckPolicyProcedure:
+			bangerCheckPolicyHandler.ServeHTTP(w, r)
+		case BangerSuggestPolicyProcedure:
+			bangerSuggestPolicyHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -719,4 +855,24 @@ func (UnimplementedBangerHandler) DiskUsage(context.Context, *connect.Request[v1
 
 func (UnimplementedBangerHandler) ListKernels(context.Context, *connect.Request[v1.ListKernelsRequest]) (*connect.Response[v1.ListKernelsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.ListKernels is not implemented"))
+}
+
+func (UnimplementedBangerHandler) ListPorts(context.Context, *connect.Request[v1.ListPortsRequest]) (*connect.Response[v1.ListPortsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.ListPorts is not implemented"))
+}
+
+func (UnimplementedBangerHandler) GetPolicy(context.Context, *connect.Request[v1.GetPolicyRequest]) (*connect.Response[v1.GetPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.GetPolicy is not implemented"))
+}
+
+func (UnimplementedBangerHandler) SetPolicy(context.Context, *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.SetPolicy is not implemented"))
+}
+
+func (UnimplementedBangerHandler) CheckPolicy(context.Context, *connect.Request[v1.CheckPolicyRequest]) (*connect.Response[v1.CheckPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.CheckPolicy is not implemented"))
+}
+
+func (UnimplementedBangerHandler) SuggestPolicy(context.Context, *connect.Request[v1.SuggestPolicyRequest]) (*connect.Response[v1.SuggestPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.v1.Banger.SuggestPolicy is not implemented"))
 }

@@ -61,6 +61,12 @@ const (
 	SupervisorStatsProcedure = "/banger.vm.v1.Supervisor/Stats"
 	// SupervisorClaimProcedure is the fully-qualified name of the Supervisor's Claim RPC.
 	SupervisorClaimProcedure = "/banger.vm.v1.Supervisor/Claim"
+	// SupervisorPortsProcedure is the fully-qualified name of the Supervisor's Ports RPC.
+	SupervisorPortsProcedure = "/banger.vm.v1.Supervisor/Ports"
+	// SupervisorSetPolicyProcedure is the fully-qualified name of the Supervisor's SetPolicy RPC.
+	SupervisorSetPolicyProcedure = "/banger.vm.v1.Supervisor/SetPolicy"
+	// SupervisorRefusalsProcedure is the fully-qualified name of the Supervisor's Refusals RPC.
+	SupervisorRefusalsProcedure = "/banger.vm.v1.Supervisor/Refusals"
 )
 
 // SupervisorClient is a client for the banger.vm.v1.Supervisor service.
@@ -96,6 +102,16 @@ type SupervisorClient interface {
 	// with the status of then. A supervisor that is no spare, or not one any more,
 	// refuses; one that fails ends its VMM and itself.
 	Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error)
+	// Ports says what listens in the guest and where it is reached from the host.
+	// It waits up to timeout_ms (0: 5 s) for the guest's first word, and with probe
+	// finds out what speaks HTTP or TLS.
+	Ports(context.Context, *connect.Request[v1.PortsRequest]) (*connect.Response[v1.PortsResponse], error)
+	// SetPolicy puts a policy in force, unless it has one of the same revision or a
+	// later one. It returns when the flows that it forbids have ended. bangerd has
+	// put it into spec.json before, for a successor.
+	SetPolicy(context.Context, *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error)
+	// Refusals returns how much the policy refused.
+	Refusals(context.Context, *connect.Request[v1.RefusalsRequest]) (*connect.Response[v1.RefusalsResponse], error)
 }
 
 // NewSupervisorClient constructs a client for the banger.vm.v1.Supervisor service. By default, it
@@ -175,22 +191,43 @@ func NewSupervisorClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(supervisorMethods.ByName("Claim")),
 			connect.WithClientOptions(opts...),
 		),
+		ports: connect.NewClient[v1.PortsRequest, v1.PortsResponse](
+			httpClient,
+			baseURL+SupervisorPortsProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Ports")),
+			connect.WithClientOptions(opts...),
+		),
+		setPolicy: connect.NewClient[v1.SetPolicyRequest, v1.SetPolicyResponse](
+			httpClient,
+			baseURL+SupervisorSetPolicyProcedure,
+			connect.WithSchema(supervisorMethods.ByName("SetPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		refusals: connect.NewClient[v1.RefusalsRequest, v1.RefusalsResponse](
+			httpClient,
+			baseURL+SupervisorRefusalsProcedure,
+			connect.WithSchema(supervisorMethods.ByName("Refusals")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // supervisorClient implements SupervisorClient.
 type supervisorClient struct {
-	status *connect.Client[v1.StatusRequest, v1.StatusResponse]
-	watch  *connect.Client[v1.WatchRequest, v1.StatusResponse]
-	stop   *connect.Client[v1.StopRequest, v1.StopResponse]
-	kill   *connect.Client[v1.KillRequest, v1.KillResponse]
-	signal *connect.Client[v1.SignalRequest, v1.SignalResponse]
-	pause  *connect.Client[v1.PauseRequest, v1.PauseResponse]
-	resume *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
-	grow   *connect.Client[v1.GrowRequest, v1.GrowResponse]
-	health *connect.Client[v1.HealthRequest, v1.HealthResponse]
-	stats  *connect.Client[v1.StatsRequest, v1.StatsResponse]
-	claim  *connect.Client[v1.ClaimRequest, v1.ClaimResponse]
+	status    *connect.Client[v1.StatusRequest, v1.StatusResponse]
+	watch     *connect.Client[v1.WatchRequest, v1.StatusResponse]
+	stop      *connect.Client[v1.StopRequest, v1.StopResponse]
+	kill      *connect.Client[v1.KillRequest, v1.KillResponse]
+	signal    *connect.Client[v1.SignalRequest, v1.SignalResponse]
+	pause     *connect.Client[v1.PauseRequest, v1.PauseResponse]
+	resume    *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
+	grow      *connect.Client[v1.GrowRequest, v1.GrowResponse]
+	health    *connect.Client[v1.HealthRequest, v1.HealthResponse]
+	stats     *connect.Client[v1.StatsRequest, v1.StatsResponse]
+	claim     *connect.Client[v1.ClaimRequest, v1.ClaimResponse]
+	ports     *connect.Client[v1.PortsRequest, v1.PortsResponse]
+	setPolicy *connect.Client[v1.SetPolicyRequest, v1.SetPolicyResponse]
+	refusals  *connect.Client[v1.RefusalsRequest, v1.RefusalsResponse]
 }
 
 // Status calls banger.vm.v1.Supervisor.Status.
@@ -248,6 +285,21 @@ func (c *supervisorClient) Claim(ctx context.Context, req *connect.Request[v1.Cl
 	return c.claim.CallUnary(ctx, req)
 }
 
+// Ports calls banger.vm.v1.Supervisor.Ports.
+func (c *supervisorClient) Ports(ctx context.Context, req *connect.Request[v1.PortsRequest]) (*connect.Response[v1.PortsResponse], error) {
+	return c.ports.CallUnary(ctx, req)
+}
+
+// SetPolicy calls banger.vm.v1.Supervisor.SetPolicy.
+func (c *supervisorClient) SetPolicy(ctx context.Context, req *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error) {
+	return c.setPolicy.CallUnary(ctx, req)
+}
+
+// Refusals calls banger.vm.v1.Supervisor.Refusals.
+func (c *supervisorClient) Refusals(ctx context.Context, req *connect.Request[v1.RefusalsRequest]) (*connect.Response[v1.RefusalsResponse], error) {
+	return c.refusals.CallUnary(ctx, req)
+}
+
 // SupervisorHandler is an implementation of the banger.vm.v1.Supervisor service.
 type SupervisorHandler interface {
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
@@ -281,6 +333,16 @@ type SupervisorHandler interface {
 	// with the status of then. A supervisor that is no spare, or not one any more,
 	// refuses; one that fails ends its VMM and itself.
 	Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error)
+	// Ports says what listens in the guest and where it is reached from the host.
+	// It waits up to timeout_ms (0: 5 s) for the guest's first word, and with probe
+	// finds out what speaks HTTP or TLS.
+	Ports(context.Context, *connect.Request[v1.PortsRequest]) (*connect.Response[v1.PortsResponse], error)
+	// SetPolicy puts a policy in force, unless it has one of the same revision or a
+	// later one. It returns when the flows that it forbids have ended. bangerd has
+	// put it into spec.json before, for a successor.
+	SetPolicy(context.Context, *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error)
+	// Refusals returns how much the policy refused.
+	Refusals(context.Context, *connect.Request[v1.RefusalsRequest]) (*connect.Response[v1.RefusalsResponse], error)
 }
 
 // NewSupervisorHandler builds an HTTP handler from the service implementation. It returns the path
@@ -356,6 +418,24 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(supervisorMethods.ByName("Claim")),
 		connect.WithHandlerOptions(opts...),
 	)
+	supervisorPortsHandler := connect.NewUnaryHandler(
+		SupervisorPortsProcedure,
+		svc.Ports,
+		connect.WithSchema(supervisorMethods.ByName("Ports")),
+		connect.WithHandlerOptions(opts...),
+	)
+	supervisorSetPolicyHandler := connect.NewUnaryHandler(
+		SupervisorSetPolicyProcedure,
+		svc.SetPolicy,
+		connect.WithSchema(supervisorMethods.ByName("SetPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	supervisorRefusalsHandler := connect.NewUnaryHandler(
+		SupervisorRefusalsProcedure,
+		svc.Refusals,
+		connect.WithSchema(supervisorMethods.ByName("Refusals")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/banger.vm.v1.Supervisor/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SupervisorStatusProcedure:
@@ -380,6 +460,12 @@ func NewSupervisorHandler(svc SupervisorHandler, opts ...connect.HandlerOption) 
 			supervisorStatsHandler.ServeHTTP(w, r)
 		case SupervisorClaimProcedure:
 			supervisorClaimHandler.ServeHTTP(w, r)
+		case SupervisorPortsProcedure:
+			supervisorPortsHandler.ServeHTTP(w, r)
+		case SupervisorSetPolicyProcedure:
+			supervisorSetPolicyHandler.ServeHTTP(w, r)
+		case SupervisorRefusalsProcedure:
+			supervisorRefusalsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -431,4 +517,16 @@ func (UnimplementedSupervisorHandler) Stats(context.Context, *connect.Request[v1
 
 func (UnimplementedSupervisorHandler) Claim(context.Context, *connect.Request[v1.ClaimRequest]) (*connect.Response[v1.ClaimResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Claim is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Ports(context.Context, *connect.Request[v1.PortsRequest]) (*connect.Response[v1.PortsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Ports is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) SetPolicy(context.Context, *connect.Request[v1.SetPolicyRequest]) (*connect.Response[v1.SetPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.SetPolicy is not implemented"))
+}
+
+func (UnimplementedSupervisorHandler) Refusals(context.Context, *connect.Request[v1.RefusalsRequest]) (*connect.Response[v1.RefusalsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.vm.v1.Supervisor.Refusals is not implemented"))
 }

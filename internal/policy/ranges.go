@@ -1,4 +1,4 @@
-package network
+package policy
 
 import "net/netip"
 
