@@ -118,7 +118,7 @@ func (m *machine) askSupervisor(ctx context.Context, call func(context.Context, 
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case connect.IsWireError(err) && connect.CodeOf(err) != connect.CodeUnavailable:
+		case ownWord(err):
 			return supervisorError(err)
 		}
 		// Its supervisor, or its VMM, is gone, or is about to be.
@@ -126,6 +126,13 @@ func (m *machine) askSupervisor(ctx context.Context, call func(context.Context, 
 			return err
 		}
 	}
+}
+
+// ownWord reports whether err is what a supervisor said, and not that it died, or
+// ends, in the middle of its answer.
+func ownWord(err error) bool {
+	code := connect.CodeOf(err)
+	return connect.IsWireError(err) && code != connect.CodeUnavailable && code != connect.CodeCanceled
 }
 
 // supervisorError is what a supervisor said, without the words of the transport.
