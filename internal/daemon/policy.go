@@ -190,11 +190,14 @@ func (m *machine) applyPolicy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, policyTime, errNotReady)
 	defer cancel()
 	err := m.await(ctx, func(v view) bool { return v.client != nil && underPolicy(v.status) }, func() {})
-	if errors.Is(err, errDied) {
-		return nil
-	}
 	if err == nil {
-		err = m.pushPolicy(ctx, m.look().client)
+		err = m.askSupervisor(ctx, m.pushPolicy)
+	}
+	if err == nil { // and who asks now hears of it
+		err = m.await(ctx, func(v view) bool { return v.status.GetPolicyRevision() >= v.rec.PolicyRevision }, func() {})
+	}
+	if errors.Is(err, errDied) {
+		return nil // the spec has it, for the next start
 	}
 	if err != nil && m.look().following() {
 		return m.errorf(banger.CodeUnavailable, "keeps its new policy, and is under it as soon as its supervisor answers: %w", err).
