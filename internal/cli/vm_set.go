@@ -32,8 +32,8 @@ func (a *App) newVMSet(run func(context.Context, *vmSetOptions) error) *cobra.Co
 	}
 	cmd := &cobra.Command{
 		Use: "set NAME...", Short: "Change VMs: name, size, network, time to live", Args: some("NAME"),
-		Long: "Changes what VMs are: all of what is asked for, or nothing. --name, --ttl and the\n" +
-			"sizes of disks can change while a VM runs, the rest only while it is stopped. Disks only\n" +
+		Long: "Changes what VMs are: all of what is asked for, or nothing. --vcpu and --memory\n" +
+			"change only while a VM is stopped, the rest also while it runs. Disks only\n" +
 			"grow; in a running guest there is more room at once. A running guest takes its new\n" +
 			"hostname at the next start.",
 		Example: examples("banger vm set --disk-size 20G dev", "banger vm set --vcpu 4 --memory 8G dev test",

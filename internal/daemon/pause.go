@@ -118,9 +118,10 @@ func (m *machine) askSupervisor(ctx context.Context, call func(context.Context, 
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case connect.CodeOf(err) != connect.CodeUnavailable && m.look().client == now.client:
+		case connect.IsWireError(err) && connect.CodeOf(err) != connect.CodeUnavailable:
 			return supervisorError(err)
 		}
+		// Its supervisor, or its VMM, is gone, or is about to be.
 		if err := m.awaitChange(ctx, now); err != nil {
 			return err
 		}

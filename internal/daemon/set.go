@@ -64,7 +64,13 @@ func (d *Daemon) set(ctx context.Context, req *bangerv1.SetVMRequest) (*bangerv1
 	if err != nil {
 		return nil, err
 	}
-	op, err := m.beginWith(ctx, store.KindSet, detail, func(rec *store.VM) { applySet(rec, req) })
+	revision := m.nextRevision()
+	op, err := m.beginWith(ctx, store.KindSet, detail, func(rec *store.VM) {
+		if req.Nat != nil && *req.Nat != rec.NAT {
+			rec.PolicyRevision = revision // finishSet puts it in force
+		}
+		applySet(rec, req)
+	})
 	if op == nil {
 		return nil, err
 	}
@@ -131,8 +137,6 @@ func (m *machine) needsStop(req *bangerv1.SetVMRequest) error {
 		flag = "--vcpu"
 	case req.MemoryMib != 0 && req.MemoryMib != rec.MemoryMiB:
 		flag = "--memory"
-	case req.Nat != nil && *req.Nat != rec.NAT:
-		flag = "--nat"
 	default:
 		return nil
 	}
@@ -166,6 +170,9 @@ func (m *machine) finishSet(op *operation) error {
 	err := op.step(ctx, stepSpec)
 	if err == nil {
 		err = m.rewriteSpec()
+	}
+	if err == nil {
+		err = m.applyPolicy(ctx)
 	}
 	if err == nil {
 		err = op.step(ctx, stepGrow)
@@ -204,7 +211,7 @@ func (m *machine) rewriteSpec() error {
 		return err
 	}
 	rec := m.look().rec
-	spec.Name, spec.Vcpu, spec.MemoryMib, spec.Nat = rec.Name, int32(rec.VCPU), rec.MemoryMiB, rec.NAT
+	spec.Name, spec.Vcpu, spec.MemoryMib = rec.Name, int32(rec.VCPU), rec.MemoryMiB
 	spec.ExpiresUnixMs = unixMs(rec.Expires)
 	return writeSpec(m.dir, spec, false)
 }

@@ -63,8 +63,12 @@ func TestSetOfARunningVM(t *testing.T) {
 	if err := h.set(&bangerv1.SetVMRequest{Ref: "dev", Name: "new", DiskBytes: 9 * banger.GiB}); err != nil {
 		t.Fatal(err)
 	}
+	off := false
+	if err := h.set(&bangerv1.SetVMRequest{Ref: "new", Nat: &off}); err != nil {
+		t.Fatal(err)
+	}
 	vm := h.mustGet("new")
-	if vm.DiskBytes != 9*banger.GiB || vm.State != "running" {
+	if vm.DiskBytes != 9*banger.GiB || vm.State != "running" || vm.Nat {
 		t.Errorf("%v", vm)
 	}
 	if err := h.pauseVM("new"); err != nil {

@@ -97,7 +97,7 @@ func (m *machine) shutDown(ctx context.Context, timeout time.Duration) error {
 		if err != nil && ctx.Err() != nil {
 			return err
 		}
-		if err != nil && connect.CodeOf(err) != connect.CodeUnavailable && m.look().client == now.client {
+		if err != nil && connect.IsWireError(err) && connect.CodeOf(err) != connect.CodeUnavailable && m.look().client == now.client {
 			return err
 		}
 		// The supervisor ends now, or is ending already.

@@ -56,23 +56,28 @@ func (s *supervisor) standStill(ctx context.Context, pauser driver.Pauser) error
 		return err
 	}
 	s.floor.hold()
-	s.endSession(ctx)
+	if err := s.endSession(ctx); err != nil {
+		return err
+	}
 	if err := pauser.Pause(ctx); err != nil {
 		return err
 	}
 	return fault.Point("pause.still", pid)
 }
 
-// endTime bounds the wait for the guest to let go of the session: one that does not
-// can be paused, too.
-const endTime = 3 * time.Second
+// endTime bounds the wait for the guest to end a session. One that does not is
+// paused as it is: its session breaks.
+const endTime = 2 * time.Second
 
-func (s *supervisor) endSession(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, endTime)
+func (s *supervisor) endSession(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, endTime)
 	defer cancel()
-	if err := s.vm.Link().End(ctx); err != nil {
-		s.log.Info("the guest does not end its session before a pause", "error", err)
+	err := s.vm.Link().End(bounded)
+	if err == nil || ctx.Err() != nil {
+		return err
 	}
+	s.log.Info("the guest has not ended its session before it was paused", "error", err)
+	return nil
 }
 
 // stayPaused is for a successor: the guest of the VMM that it takes over is to

@@ -121,8 +121,8 @@ type BangerClient interface {
 	PauseVM(context.Context, *connect.Request[v1.PauseVMRequest]) (*connect.Response[v1.PauseVMResponse], error)
 	// ResumeVM lets a paused guest go on. A VM that runs is no error.
 	ResumeVM(context.Context, *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error)
-	// SetVM changes what a VM is: all of what is asked for, or nothing. Name and disks
-	// can change while it runs, the rest cannot ("wrong_state").
+	// SetVM changes what a VM is: all of what is asked for, or nothing. Processors
+	// and memory cannot change while it runs ("wrong_state").
 	SetVM(context.Context, *connect.Request[v1.SetVMRequest]) (*connect.Response[v1.SetVMResponse], error)
 	// DeleteVM removes a VM and its disks. A running one is "wrong_state" unless
 	// force is set.
@@ -513,8 +513,8 @@ type BangerHandler interface {
 	PauseVM(context.Context, *connect.Request[v1.PauseVMRequest]) (*connect.Response[v1.PauseVMResponse], error)
 	// ResumeVM lets a paused guest go on. A VM that runs is no error.
 	ResumeVM(context.Context, *connect.Request[v1.ResumeVMRequest]) (*connect.Response[v1.ResumeVMResponse], error)
-	// SetVM changes what a VM is: all of what is asked for, or nothing. Name and disks
-	// can change while it runs, the rest cannot ("wrong_state").
+	// SetVM changes what a VM is: all of what is asked for, or nothing. Processors
+	// and memory cannot change while it runs ("wrong_state").
 	SetVM(context.Context, *connect.Request[v1.SetVMRequest]) (*connect.Response[v1.SetVMResponse], error)
 	// DeleteVM removes a VM and its disks. A running one is "wrong_state" unless
 	// force is set.
