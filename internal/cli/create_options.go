@@ -25,6 +25,7 @@ type createOptions struct {
 	cold, verbose                 bool
 	publish                       []string
 	policy                        policyOptions
+	ttl                           string
 }
 
 // addFlags adds the flags to cmd; its help shows the defaults as they resolve
@@ -44,6 +45,7 @@ func (o *createOptions) addFlags(a *App, cmd *cobra.Command) {
 	flags.StringVar(&o.driver, "driver", "", "what runs the VM: auto or qemu")
 	flags.StringVar(&o.accel, "accel", "", "acceleration: auto, kvm or tcg (emulation)")
 	flags.BoolVar(&o.cold, "cold", false, "boot, even if there is a template to start from")
+	flags.StringVar(&o.ttl, "ttl", "", "delete the VM this `time` after its creation, running or not: 90m, 2h, 7d (default never)")
 	addVerbose(flags, &o.verbose)
 	flags.DurationVar(&o.timeout, "timeout", defaultReady, "how long to wait for the guest to be ready")
 	a.completeFlag(cmd, "image", a.imageNames)
@@ -136,21 +138,27 @@ func (o *createOptions) request(a *App) (*bangerv1.CreateVMRequest, error) {
 		return nil, banger.Errorf(banger.CodeUsage, "with --nat=false nothing leaves the VM: there is nothing to allow").
 			WithHint("either --nat=false, or --allow and --policy")
 	}
-	var err error
-	req.Allow = o.policy.allow
+	ttl, err := parseSpan("--ttl", o.ttl)
+	if err != nil {
+		return nil, err
+	}
+	req.TtlMs, req.Allow = ttl.Milliseconds(), o.policy.allow
 	if req.Policy, err = o.policy.read(); err != nil {
 		return nil, err
 	}
+	return req, o.sizes(req)
+}
+
+// sizes puts the sizes that were asked for into req.
+func (o *createOptions) sizes(req *bangerv1.CreateVMRequest) (err error) {
 	if req.MemoryMib, err = memorySize("--memory", o.memory); err != nil {
-		return nil, err
+		return err
 	}
 	if req.DiskBytes, err = diskSize("--disk-size", o.disk); err != nil {
-		return nil, err
+		return err
 	}
-	if req.OverlayBytes, err = diskSize("--system-overlay-size", o.overlay); err != nil {
-		return nil, err
-	}
-	return req, nil
+	req.OverlayBytes, err = diskSize("--system-overlay-size", o.overlay)
+	return err
 }
 
 func (o *createOptions) check(a *App) error {

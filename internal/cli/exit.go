@@ -20,6 +20,7 @@ import (
 
 // Exit codes of run, exec and ssh that are not the guest command's own.
 const (
+	exitTimeOver      = guestexec.CodeTimeOver
 	exitAround        = 125
 	exitNotExecutable = 126
 	exitNotFound      = 127
@@ -50,9 +51,12 @@ func isGuestCommand(cmd *cobra.Command) bool {
 func exitCode(err error, guest bool) int {
 	var own *exitError
 	var start *guestexec.StartError
+	var over *timeOverError
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &over):
+		return exitTimeOver
 	case errors.As(err, &own):
 		return own.code
 	case isClosedPipe(err):

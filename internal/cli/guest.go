@@ -28,6 +28,7 @@ type guestOptions struct {
 	interactive bool
 	tty         bool
 	ttySet      bool
+	timeLimit   string
 	argv        []string
 }
 
@@ -39,6 +40,7 @@ func (o *guestOptions) addFlags(flags *pflag.FlagSet) {
 	flags.StringVarP(&o.user, "user", "u", "", "run as this user, by name or number, user:group (default root)")
 	flags.BoolVarP(&o.interactive, "interactive", "i", true, "pass stdin on; with -i=false the command reads end-of-file")
 	flags.BoolVarP(&o.tty, "tty", "t", false, "use a terminal in the guest (default if stdin and stdout are terminals)")
+	flags.StringVar(&o.timeLimit, "time-limit", "", "end the command after this `time`, as 90s or 2h: SIGTERM, SIGKILL 5 s later, exit code 124")
 }
 
 // take reads what the flags and the arguments after -- say.
@@ -145,13 +147,17 @@ func (o *guestOptions) prepare(a *App) (*guestRun, error) {
 			return nil, banger.Errorf(banger.CodeUsage, "argument %q is not valid UTF-8 without NUL", arg).WithHint("pass it on stdin")
 		}
 	}
+	limit, err := parseSpan("--time-limit", o.timeLimit)
+	if err != nil {
+		return nil, err
+	}
 	env, err := o.environment(a, withTTY)
 	if err != nil {
 		return nil, err
 	}
 	g := &guestRun{app: a, cmd: guestexec.Command{
 		Argv: o.argv, Shell: len(o.argv) == 0, Env: env, Dir: o.workdir, User: o.user, TTY: withTTY,
-		Stdout: a.IO.Out, Stderr: a.IO.Err,
+		Stdout: a.IO.Out, Stderr: a.IO.Err, TimeLimit: limit,
 	}}
 	if o.interactive {
 		g.cmd.Stdin = a.IO.In
@@ -217,6 +223,9 @@ func (g *guestRun) report(exit guestexec.Exit, err error) error {
 		if err := g.app.printJSON(g.output.view(g.vm, exit)); err != nil {
 			return err
 		}
+	}
+	if exit.TimeOver {
+		return timeOver(g.vm, g.cmd.TimeLimit, exit)
 	}
 	return withCode(exit.Code)
 }

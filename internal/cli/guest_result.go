@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"time"
 	"unicode/utf8"
 
 	banger "github.com/banger-dev/banger"
@@ -38,6 +39,7 @@ type commandView struct {
 	VMID         string `json:"vm_id"`
 	ExitCode     int    `json:"exit_code"`
 	Signal       int    `json:"signal,omitempty"`
+	TimeOver     bool   `json:"time_over,omitempty"`
 	Stdout       string `json:"stdout"`
 	Stderr       string `json:"stderr"`
 	StdoutBase64 string `json:"stdout_base64,omitempty"`
@@ -46,7 +48,7 @@ type commandView struct {
 }
 
 func (c *collected) view(vm *bangerv1.VM, exit guestexec.Exit) commandView {
-	v := commandView{VM: vm.Name, VMID: vm.Id, ExitCode: exit.Code, Signal: exit.Signal, Truncated: c.stdout.cut || c.stderr.cut}
+	v := commandView{VM: vm.Name, VMID: vm.Id, ExitCode: exit.Code, Signal: exit.Signal, TimeOver: exit.TimeOver, Truncated: c.stdout.cut || c.stderr.cut}
 	v.Stdout, v.StdoutBase64 = textOrBase64(c.stdout.data)
 	v.Stderr, v.StderrBase64 = textOrBase64(c.stderr.data)
 	return v
@@ -57,6 +59,25 @@ func textOrBase64(data []byte) (text, encoded string) {
 		return string(data), ""
 	}
 	return "", base64.StdEncoding.EncodeToString(data)
+}
+
+// timeOverError is a command that was ended because its time was over.
+type timeOverError struct{ said *banger.Error }
+
+// Error implements error.
+func (e *timeOverError) Error() string { return e.said.Error() }
+
+// Unwrap returns what is said about it.
+func (e *timeOverError) Unwrap() error { return e.said }
+
+// timeOver says why a command in vm was ended.
+func timeOver(vm *bangerv1.VM, limit time.Duration, exit guestexec.Exit) error {
+	how := "and was ended"
+	if exit.Unconfirmed {
+		how = "and its guest did not say that it was ended"
+	}
+	return &timeOverError{banger.Errorf(banger.CodeTimeout, "vm %q: the command took longer than %s, %s", vm.Name, limit, how).
+		WithHint("a longer --time-limit")}
 }
 
 // describeExecError names the VM and the next step.

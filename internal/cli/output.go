@@ -118,6 +118,7 @@ type vmView struct {
 	TemplateError string   `json:"template_error,omitempty"`
 	Created       string   `json:"created"`
 	Started       string   `json:"started,omitempty"`
+	Expires       string   `json:"expires,omitempty"`
 	Dir           string   `json:"dir"`
 	SupervisorPID int32    `json:"supervisor_pid,omitempty"`
 	VMMPID        int32    `json:"vmm_pid,omitempty"`
@@ -131,7 +132,8 @@ func viewVM(vm *bangerv1.VM) vmView {
 		VCPU: vm.Vcpu, MemoryMiB: vm.MemoryMib, DiskBytes: vm.DiskBytes, OverlayBytes: vm.OverlayBytes,
 		NAT: vm.Nat, Policy: vm.Policy, Address: vm.Address, Publish: viewPublish(vm), Driver: vm.Driver, Accel: vm.Accel, Confinement: list(vm.Confinement),
 		Ephemeral: vm.Ephemeral, Origin: vm.Origin, TemplateError: vm.TemplateError, Created: when(vm.CreatedUnixMs), Started: when(vm.StartedUnixMs),
-		Dir: vm.Dir, SupervisorPID: vm.SupervisorPid, VMMPID: vm.VmmPid,
+		Expires: when(vm.ExpiresUnixMs),
+		Dir:     vm.Dir, SupervisorPID: vm.SupervisorPid, VMMPID: vm.VmmPid,
 	}
 }
 

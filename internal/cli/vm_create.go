@@ -24,6 +24,7 @@ func (a *App) newVMCreate(run func(context.Context, *vmCreateOptions) error) *co
 		Use: "create", Short: "Create a VM, start it and print its name", Args: none,
 		Example: examples("banger vm create --name dev", "vm=$(banger vm create -q --image debian-bookworm)    # its id", "banger vm create --no-start --disk-size 20G",
 			"banger vm create --name web --publish 8080:80    # http://127.0.0.1:8080 is its port 80",
+			"banger vm create --name try --ttl 2h    # it is deleted in two hours, whatever it does then",
 			"banger vm create --name dev --policy learn    # then banger vm policy suggest dev"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			opts.create.take(cmd)

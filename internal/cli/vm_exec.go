@@ -33,7 +33,8 @@ func (a *App) newVMExec(run func(context.Context, *vmExecOptions) error) *cobra.
 			"stdin is passed on, as ssh does: in a loop over lines of stdin use -i=false.\n" +
 			"Exit codes: as of banger vm run --help.",
 		Example: examples("banger exec dev -- make test", "banger exec -it dev -- bash", "banger exec -u nobody -w /tmp dev -- id",
-			"banger exec dev -- tar c /var/log > log.tar"),
+			"banger exec dev -- tar c /var/log > log.tar",
+			"banger exec --time-limit 90s dev -- make test    # exit code 124 if it takes longer"),
 		Annotations:       map[string]string{guestCommand: "yes"},
 		Args:              cobra.ArbitraryArgs,
 		ValidArgsFunction: a.completeOneVM(running),

@@ -34,14 +34,15 @@ func (a *App) newVMRun(run func(context.Context, *vmRunOptions) error) *cobra.Co
 		Use: "run [flags] [-- CMD...]", Short: "Run a command, or a shell, in a fresh VM",
 		Long: "Makes a VM, waits until it is ready, and runs CMD in it: its exit code is banger's.\n" +
 			"Without CMD, a login shell on a terminal. The VM stays, unless --rm is given.\n\n" +
-			"Exit codes: CMD's own; 125 banger failed, 126 CMD cannot be executed, 127 CMD is not\n" +
-			"there, 128+N ended by signal N, 130 interrupted before CMD began.",
+			"Exit codes: CMD's own; 124 its --time-limit was over, 125 banger failed, 126 CMD cannot\n" +
+			"be executed, 127 CMD is not there, 128+N ended by signal N, 130 interrupted before CMD began.",
 		Example: examples(
 			"banger run                                  # a shell",
 			"banger run --rm -- uname -a                 # a command; the VM is gone after it",
 			"banger run --name dev --memory 4G --vcpu 2",
 			"banger run --rm --nat=false -- ./untrusted  # nothing leaves the VM",
 			"banger run --rm --allow '*.debian.org' -- apt-get update",
+			"banger run --rm --time-limit 10m -- make test    # exit code 124 if it takes longer",
 			"tar c src | banger run --rm -- sh -c 'tar x && make -C src'"),
 		Annotations: map[string]string{guestCommand: "yes"},
 		Args:        cobra.ArbitraryArgs,

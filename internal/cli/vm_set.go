@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
@@ -21,6 +22,7 @@ type vmSetOptions struct {
 	memory, disk, overlay string
 	// nat is nil if it was not given.
 	nat *bool
+	ttl string
 }
 
 func (a *App) newVMSet(run func(context.Context, *vmSetOptions) error) *cobra.Command {
@@ -28,20 +30,20 @@ func (a *App) newVMSet(run func(context.Context, *vmSetOptions) error) *cobra.Co
 	if run == nil {
 		run = runVMSet
 	}
-	var nat bool
 	cmd := &cobra.Command{
-		Use: "set NAME...", Short: "Change VMs: name, size, network", Args: some("NAME"),
+		Use: "set NAME...", Short: "Change VMs: name, size, network, time to live", Args: some("NAME"),
 		Long: "Changes what VMs are: all of what is asked for, or nothing. --vcpu and --memory\n" +
 			"change only while a VM is stopped, the rest also while it runs. Disks only\n" +
 			"grow; in a running guest there is more room at once. A running guest takes its new\n" +
 			"hostname at the next start.",
 		Example: examples("banger vm set --disk-size 20G dev", "banger vm set --vcpu 4 --memory 8G dev test",
-			"banger vm set --name build dev", "banger vm set --nat=false dev"),
+			"banger vm set --name build dev", "banger vm set --nat=false dev",
+			"banger vm set --ttl 7d dev      # it is deleted seven days after its creation", "banger vm set --ttl none dev"),
 		ValidArgsFunction: a.completeVMs(anyState),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.refs = args
-			if cmd.Flags().Changed("nat") {
-				opts.nat = &nat
+			if !cmd.Flags().Changed("nat") {
+				opts.nat = nil
 			}
 			if err := opts.check(cmd); err != nil {
 				return err
@@ -49,24 +51,33 @@ func (a *App) newVMSet(run func(context.Context, *vmSetOptions) error) *cobra.Co
 			return run(cmd.Context(), opts)
 		},
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&opts.name, "name", "", "new name")
-	flags.IntVar(&opts.vcpu, "vcpu", 0, "virtual CPUs")
-	flags.StringVar(&opts.memory, "memory", "", "memory: 512M, 2G; a bare number means MiB")
-	flags.StringVar(&opts.disk, "disk-size", "", "size of the disk at /root, as 8G: only more")
-	flags.StringVar(&opts.overlay, "system-overlay-size", "", "size of the disk that holds changes of the system: only more")
-	flags.BoolVar(&nat, "nat", true, "let the VM reach the network; with --nat=false nothing leaves it")
+	opts.addFlags(cmd.Flags())
 	return cmd
+}
+
+func (o *vmSetOptions) addFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.name, "name", "", "new name")
+	flags.IntVar(&o.vcpu, "vcpu", 0, "virtual CPUs")
+	flags.StringVar(&o.memory, "memory", "", "memory: 512M, 2G; a bare number means MiB")
+	flags.StringVar(&o.disk, "disk-size", "", "size of the disk at /root, as 8G: only more")
+	flags.StringVar(&o.overlay, "system-overlay-size", "", "size of the disk that holds changes of the system: only more")
+	flags.StringVar(&o.ttl, "ttl", "", "delete the VM this `time` after its creation, as 2h or 7d; none: never")
+	o.nat = flags.Bool("nat", true, "let the VM reach the network; with --nat=false nothing leaves it")
 }
 
 // check finds what the command line itself has wrong.
 func (o *vmSetOptions) check(cmd *cobra.Command) error {
 	changed := cmd.Flags().Changed
 	switch {
-	case !slices.ContainsFunc([]string{"name", "vcpu", "memory", "disk-size", "system-overlay-size", "nat"}, changed):
+	case !slices.ContainsFunc([]string{"name", "vcpu", "memory", "disk-size", "system-overlay-size", "nat", "ttl"}, changed):
 		return usagef(cmd, "there is nothing to change")
 	case changed("name") && len(o.refs) > 1:
 		return usagef(cmd, "--name is for one VM, not for %d", len(o.refs))
+	}
+	if changed("ttl") {
+		if _, err := o.newTTL(); err != nil {
+			return err
+		}
 	}
 	if changed("vcpu") {
 		if err := checkVCPU(o.vcpu); err != nil {
@@ -92,14 +103,32 @@ func runVMSet(ctx context.Context, opts *vmSetOptions) error {
 	if req.OverlayBytes, err = diskSize("--system-overlay-size", opts.overlay); err != nil {
 		return err
 	}
+	if req.TtlMs, err = opts.newTTL(); err != nil {
+		return err
+	}
 	return a.eachBusy(ctx, "changing", opts.refs, func(ctx context.Context, vm *bangerv1.VM) (string, error) {
 		now, err := a.client.SetVM(ctx, &bangerv1.SetVMRequest{
 			Ref: vm.Id, Name: req.Name, Vcpu: req.Vcpu, MemoryMib: req.MemoryMib,
-			DiskBytes: req.DiskBytes, OverlayBytes: req.OverlayBytes, Nat: req.Nat,
+			DiskBytes: req.DiskBytes, OverlayBytes: req.OverlayBytes, Nat: req.Nat, TtlMs: req.TtlMs,
 		})
 		if err == nil && now.Name != vm.Name && banger.State(now.State).Active() && !a.quiet {
 			fmt.Fprintf(a.IO.Err, "vm %q is %q now; its guest is called so after its next start\n", safe.Line(vm.Name), safe.Line(now.Name))
 		}
 		return now.GetState(), err
 	})
+}
+
+// newTTL is the time to live that was asked for, in milliseconds: 0 for none, nil if
+// it stays as it is.
+func (o *vmSetOptions) newTTL() (*int64, error) {
+	var ms int64
+	switch o.ttl {
+	case "":
+		return nil, nil
+	case spanNone:
+		return &ms, nil
+	}
+	span, err := parseSpan("--ttl", o.ttl)
+	ms = span.Milliseconds()
+	return &ms, err
 }

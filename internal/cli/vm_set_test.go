@@ -19,6 +19,9 @@ func (d *fakeDaemon) SetVM(_ context.Context, req *connect.Request[bangerv1.SetV
 	if req.Msg.Nat != nil {
 		nat = map[bool]string{true: "on", false: "off"}[*req.Msg.Nat]
 	}
+	if req.Msg.TtlMs != nil {
+		d.called("set %s: ttl %d ms", vm.Name, *req.Msg.TtlMs)
+	}
 	d.called("set %s: name %q, %d vcpu, %d MiB, disk %d, overlay %d, nat %s", vm.Name, req.Msg.Name, req.Msg.Vcpu,
 		req.Msg.MemoryMib, req.Msg.DiskBytes, req.Msg.OverlayBytes, nat)
 	name := vm.Name
@@ -40,6 +43,9 @@ func TestSet(t *testing.T) {
 		{"a-vm b-vm --vcpu 2 --memory 1G --disk-size 2G --nat=false", 0, `set b-vm: name "", 2 vcpu, 1024 MiB, disk 2147483648, overlay 0, nat off`, ""},
 		{"a-vm --name new", 0, `set a-vm: name "new", 0 vcpu, 0 MiB, disk 0, overlay 0, nat as it is`, `vm "a-vm" is "new" now`},
 		{"b-vm --system-overlay-size 1G", 0, `set b-vm: name "", 0 vcpu, 0 MiB, disk 0, overlay 1073741824, nat as it is`, ""},
+		{"a-vm --ttl 1d", 0, `set a-vm: ttl 86400000 ms`, ""},
+		{"a-vm --ttl none", 0, `set a-vm: ttl 0 ms`, ""},
+		{"a-vm --ttl 5", 2, "", `--ttl "5" is not a time such as`},
 		{"a-vm", 2, "", "nothing to change"},
 		{"a-vm b-vm --name new", 2, "", "--name is for one VM, not for 2"},
 		{"a-vm --name New", 2, "", "not valid"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -48,7 +49,7 @@ func runVMShow(ctx context.Context, opts *vmShowOptions) error {
 	case a.quiet:
 		return a.println(vm.Id)
 	}
-	for _, field := range describeVM(vm) {
+	for _, field := range describeVM(vm, a.Now()) {
 		if field[1] == "" {
 			continue
 		}
@@ -59,7 +60,7 @@ func runVMShow(ctx context.Context, opts *vmShowOptions) error {
 	return nil
 }
 
-func describeVM(vm *bangerv1.VM) [][2]string {
+func describeVM(vm *bangerv1.VM, now time.Time) [][2]string {
 	nat := "on"
 	if !vm.Nat {
 		nat = "off: nothing leaves"
@@ -82,11 +83,20 @@ func describeVM(vm *bangerv1.VM) [][2]string {
 		fields = append(fields, [2]string{"ephemeral", "deleted when its command ends"})
 	}
 	fields = append(fields, [2]string{"created", when(vm.CreatedUnixMs)}, [2]string{"started", when(vm.StartedUnixMs)},
-		[2]string{"directory", vm.Dir})
+		[2]string{"deleted", describeExpiry(vm, now)}, [2]string{"directory", vm.Dir})
 	if vm.SupervisorPid != 0 {
 		fields = append(fields, [2]string{"processes", fmt.Sprintf("supervisor %d, vmm %d", vm.SupervisorPid, vm.VmmPid)})
 	}
 	return fields
+}
+
+// describeExpiry says when a VM is deleted by itself; empty: never.
+func describeExpiry(vm *bangerv1.VM, now time.Time) string {
+	if vm.ExpiresUnixMs == 0 {
+		return ""
+	}
+	left := max(time.UnixMilli(vm.ExpiresUnixMs).Sub(now), 0)
+	return when(vm.ExpiresUnixMs) + " (in " + formatSpan(left) + ")"
 }
 
 // containment says what stands between the guest and the host.

@@ -122,6 +122,7 @@ func (d *Daemon) reserve(ctx context.Context, rec store.VM) (*machine, *operatio
 		op, err = m.begin(ctx, store.KindCreate, func(r *store.VM) { r.HostKey = rec.HostKey })
 	}
 	if err == nil {
+		d.ttl.look()
 		return m, op, nil
 	}
 	if op != nil {

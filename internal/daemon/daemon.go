@@ -47,6 +47,8 @@ type Daemon struct {
 
 	templates *templates
 	spares    *spares
+	// ttl deletes VMs whose time is over.
+	ttl *alarms
 }
 
 // Run is the daemon's life: it returns when ctx ends or a client asks for the
@@ -80,6 +82,7 @@ func Run(ctx context.Context, o Options) error {
 		vms: map[string]*machine{}, probes: map[string]vmhost.Found{},
 	}
 	d.templates, d.spares = newTemplates(d), newSpares(d)
+	d.ttl = newAlarms(expireAgain, d.expiries, d.expired)
 	defer d.work.Wait()
 	defer die()
 	if err := d.load(serving); err != nil {
@@ -87,6 +90,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer d.startNetwork()()
 	d.work.Go(func() { d.spares.run(life) })
+	d.work.Go(func() { d.ttl.run(life) })
 	o.Log.Info("daemon serves", "build", banger.BuildStamp().String(), "vms", len(d.all()))
 	err = d.serve(serving, unixsock.OwnerOnly(listener))
 	o.Log.Info("daemon ends")

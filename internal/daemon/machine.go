@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	banger "github.com/banger-dev/banger"
 	bangerv1 "github.com/banger-dev/banger/api/banger/v1"
@@ -195,9 +196,7 @@ func (v view) proto(dir layout.Instance) *bangerv1.VM {
 	if rules, err := policy.Unmarshal(r.Policy); err == nil {
 		vm.Policy = rules.Summary()
 	}
-	if !r.Started.IsZero() {
-		vm.StartedUnixMs = r.Started.UnixMilli()
-	}
+	vm.StartedUnixMs, vm.ExpiresUnixMs = unixMs(r.Started), unixMs(r.Expires)
 	if v.status != nil {
 		vm.SupervisorPid, vm.VmmPid = v.status.Pid, v.status.VmmPid
 	}
@@ -210,4 +209,20 @@ func (m *machine) proto() *bangerv1.VM { return m.look().proto(m.dir) }
 func (m *machine) errorf(code banger.Code, format string, args ...any) *banger.Error {
 	args = append([]any{m.look().rec.Name}, args...)
 	return banger.Errorf(code, "vm %q "+format, args...)
+}
+
+// unixMs is t in Unix milliseconds, 0 for the zero time.
+func unixMs(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// fromUnixMs is the reverse of unixMs.
+func fromUnixMs(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms)
 }

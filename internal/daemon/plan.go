@@ -45,6 +45,9 @@ func (d *Daemon) plan(req *bangerv1.CreateVMRequest) (store.VM, error) {
 		NAT: def.NAT.Value, Ephemeral: req.Ephemeral, Cold: req.Cold,
 		WantDriver: req.Driver, WantAccel: req.Accel, MachineID: banger.NewID(),
 	}
+	if rec.Expires, err = expiry(rec.Created, req.TtlMs); err != nil {
+		return rec, err
+	}
 	rules, nat, err := choosePolicy(wantedPolicy{policy: req.Policy, allow: req.Allow, nat: req.Nat}, rec.NAT)
 	if err != nil {
 		return rec, err

@@ -61,7 +61,7 @@ func (d *Daemon) recoverRecord(id string) (store.VM, error) {
 		VCPU: int(spec.Vcpu), MemoryMiB: spec.MemoryMib, NAT: spec.Nat,
 		DiskBytes: fileSize(dir.Work()), OverlayBytes: fileSize(dir.Overlay()),
 		Address: spec.Address, Publish: publishOf(spec.Publish),
-		Created: modified(dir.Spec()), MachineID: boot.MachineId, HostKey: boot.SshHostKey,
+		Created: modified(dir.Spec()), Expires: fromUnixMs(spec.ExpiresUnixMs), MachineID: boot.MachineId, HostKey: boot.SshHostKey,
 	}
 	rules, err := recordedPolicy(spec)
 	if err != nil {

@@ -74,6 +74,7 @@ func (d *Daemon) set(ctx context.Context, req *bangerv1.SetVMRequest) (*bangerv1
 	if op == nil {
 		return nil, err
 	}
+	d.ttl.look()
 	if err == nil {
 		err = m.finishSet(op)
 	} else if ended := m.endSet(op); ended != nil {
@@ -87,6 +88,9 @@ func applySet(rec *store.VM, req *bangerv1.SetVMRequest) {
 	rec.Name, rec.VCPU, rec.MemoryMiB = or(req.Name, rec.Name), or(int(req.Vcpu), rec.VCPU), or(req.MemoryMib, rec.MemoryMiB)
 	if req.Nat != nil {
 		rec.NAT = *req.Nat
+	}
+	if at, err := expiry(rec.Created, req.GetTtlMs()); req.TtlMs != nil && err == nil {
+		rec.Expires = at
 	}
 }
 
@@ -116,6 +120,9 @@ func (m *machine) checkSet(now view, req *bangerv1.SetVMRequest) (growth, error)
 	applySet(&rec, req)
 	rec.DiskBytes, rec.OverlayBytes = max(rec.DiskBytes, grow.Disk), max(rec.OverlayBytes, grow.Overlay)
 	if err := m.d.checkShape(&rec); err != nil {
+		return grow, err
+	}
+	if err := m.checkTTL(req); err != nil {
 		return grow, err
 	}
 	return grow, m.checkRename(req.Name)
@@ -205,6 +212,7 @@ func (m *machine) rewriteSpec() error {
 	}
 	rec := m.look().rec
 	spec.Name, spec.Vcpu, spec.MemoryMib = rec.Name, int32(rec.VCPU), rec.MemoryMiB
+	spec.ExpiresUnixMs = unixMs(rec.Expires)
 	return writeSpec(m.dir, spec, false)
 }
 

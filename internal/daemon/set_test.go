@@ -78,6 +78,14 @@ func TestSetOfARunningVM(t *testing.T) {
 	h.consistent()
 }
 
+// loseStore kills the daemon and removes its store.
+func (h *host) loseStore() {
+	h.kill()
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		os.Remove(h.home.Store() + suffix)
+	}
+}
+
 // A store that is lost is found again with what was set.
 func TestSetIsInTheSpec(t *testing.T) {
 	h := newHost(t).start()
@@ -88,10 +96,7 @@ func TestSetIsInTheSpec(t *testing.T) {
 	if err := h.set(&bangerv1.SetVMRequest{Ref: "dev", Name: "new", MemoryMib: 333, DiskBytes: 9 * banger.GiB}); err != nil {
 		t.Fatal(err)
 	}
-	h.kill()
-	for _, suffix := range []string{"", "-wal", "-shm"} {
-		os.Remove(h.home.Store() + suffix)
-	}
+	h.loseStore()
 	h.start()
 	if vm := h.mustGet("new"); vm.MemoryMib != 333 || vm.DiskBytes != 9*banger.GiB {
 		t.Errorf("%v", vm)

@@ -53,7 +53,8 @@ func (d *Daemon) spec(rec store.VM, p parts) (*vmv1.Spec, error) {
 		Template: p.template, TemplateError: p.templateError,
 		Address: rec.Address, Publish: publishSpec(rec.Publish),
 		Policy: specPolicy(rules), PolicyRevision: rec.PolicyRevision,
-		Readable: []string{home.Images(), home.Kernels(), home.Initramfs()},
+		ExpiresUnixMs: unixMs(rec.Expires),
+		Readable:      []string{home.Images(), home.Kernels(), home.Initramfs()},
 	}, nil
 }
 

@@ -36,7 +36,7 @@ func sample(name string) VM {
 		Started: time.UnixMilli(2000), MachineID: "m", HostKey: []byte("pem"),
 		Cold: true, Origin: "boot", TemplateError: "e", Address: "127.77.4.1",
 		Publish: []banger.Publish{{Host: netip.MustParseAddrPort("[::1]:8080"), Guest: 80}},
-		Policy:  "p", PolicyRevision: 3,
+		Policy:  "p", PolicyRevision: 3, Expires: time.UnixMilli(3000),
 	}
 }
 

@@ -55,12 +55,14 @@ type VM struct {
 	// how often that was changed.
 	Policy         string
 	PolicyRevision int64
+	// Expires is when it is to be deleted; zero: never by itself.
+	Expires time.Time
 }
 
 const vmColumns = `id, name, state, reason, image, image_digest, kernel, vcpu,
 	memory_mib, disk_bytes, overlay_bytes, nat, ephemeral, want_driver, want_accel,
 	driver, accel, confinement, ready, failed_units, created_ms, started_ms,
-	machine_id, host_key, cold, origin, template_error, address, publish, policy, policy_revision`
+	machine_id, host_key, cold, origin, template_error, address, publish, policy, policy_revision, expires_ms`
 
 // VMs returns every VM, oldest first.
 func (s *Store) VMs(ctx context.Context) ([]VM, error) {
@@ -86,15 +88,15 @@ func (s *Store) VMs(ctx context.Context) ([]VM, error) {
 func scanVM(rows *sql.Rows) (VM, error) {
 	var v VM
 	var confinement, units, publish string
-	var created, started int64
+	var created, started, expires int64
 	err := rows.Scan(&v.ID, &v.Name, &v.State, &v.Reason, &v.Image, &v.ImageDigest, &v.Kernel, &v.VCPU,
 		&v.MemoryMiB, &v.DiskBytes, &v.OverlayBytes, &v.NAT, &v.Ephemeral, &v.WantDriver, &v.WantAccel,
 		&v.Driver, &v.Accel, &confinement, &v.Ready, &units, &created, &started,
-		&v.MachineID, &v.HostKey, &v.Cold, &v.Origin, &v.TemplateError, &v.Address, &publish, &v.Policy, &v.PolicyRevision)
+		&v.MachineID, &v.HostKey, &v.Cold, &v.Origin, &v.TemplateError, &v.Address, &publish, &v.Policy, &v.PolicyRevision, &expires)
 	if err != nil {
 		return VM{}, err
 	}
-	v.Created, v.Started = fromMillis(created), fromMillis(started)
+	v.Created, v.Started, v.Expires = fromMillis(created), fromMillis(started), fromMillis(expires)
 	return v, errors.Join(json.Unmarshal([]byte(confinement), &v.Confinement), json.Unmarshal([]byte(units), &v.FailedUnits),
 		json.Unmarshal([]byte(publish), &v.Publish))
 }
@@ -119,7 +121,7 @@ func (t *Tx) PutVM(v VM) error {
 		key = []byte{}
 	}
 	_, err = t.tx.ExecContext(t.ctx, "INSERT INTO vms ("+vmColumns+`) VALUES
-		(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+		(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
 		ON CONFLICT (id) DO UPDATE SET name=excluded.name, state=excluded.state,
 		reason=excluded.reason, image=excluded.image, image_digest=excluded.image_digest,
 		kernel=excluded.kernel, vcpu=excluded.vcpu, memory_mib=excluded.memory_mib,
@@ -130,11 +132,11 @@ func (t *Tx) PutVM(v VM) error {
 		started_ms=excluded.started_ms, machine_id=excluded.machine_id, host_key=excluded.host_key,
 		cold=excluded.cold, origin=excluded.origin, template_error=excluded.template_error,
 		address=excluded.address, publish=excluded.publish,
-		policy=excluded.policy, policy_revision=excluded.policy_revision`,
+		policy=excluded.policy, policy_revision=excluded.policy_revision, expires_ms=excluded.expires_ms`,
 		v.ID, v.Name, string(v.State), v.Reason, v.Image, v.ImageDigest, v.Kernel, v.VCPU,
 		v.MemoryMiB, v.DiskBytes, v.OverlayBytes, v.NAT, v.Ephemeral, v.WantDriver, v.WantAccel,
 		v.Driver, v.Accel, string(confinement), string(v.Ready), string(units), millis(v.Created), millis(v.Started),
-		v.MachineID, key, v.Cold, v.Origin, v.TemplateError, v.Address, string(publish), v.Policy, v.PolicyRevision)
+		v.MachineID, key, v.Cold, v.Origin, v.TemplateError, v.Address, string(publish), v.Policy, v.PolicyRevision, millis(v.Expires))
 	if code, ok := errors.AsType[*sqlite.Error](err); ok && code.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE {
 		return banger.Errorf(banger.CodeWrongState, "vm %q already exists", v.Name)
 	}

@@ -1199,7 +1199,10 @@ type ExecStart struct {
 	Trace bool `protobuf:"varint,12,opt,name=trace,proto3" json:"trace,omitempty"`
 	// Run a program of the agent's own, with argv as its arguments: "copy"
 	// (internal/agent/copying says which). Empty: argv is a command.
-	Builtin       string `protobuf:"bytes,13,opt,name=builtin,proto3" json:"builtin,omitempty"`
+	Builtin string `protobuf:"bytes,13,opt,name=builtin,proto3" json:"builtin,omitempty"`
+	// The process is ended this long after its start: SIGTERM to its group, and
+	// SIGKILL 5 s later. 0: never.
+	TimeLimitMs   int64 `protobuf:"varint,80,opt,name=time_limit_ms,json=timeLimitMs,proto3" json:"time_limit_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1323,6 +1326,13 @@ func (x *ExecStart) GetBuiltin() string {
 		return x.Builtin
 	}
 	return ""
+}
+
+func (x *ExecStart) GetTimeLimitMs() int64 {
+	if x != nil {
+		return x.TimeLimitMs
+	}
+	return 0
 }
 
 type WindowSize struct {
@@ -1500,8 +1510,11 @@ type ExecExit struct {
 	Signal int32 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
 	// With ExecStart.trace: when the process ended and when this was sent, in
 	// nanoseconds of the guest's CLOCK_MONOTONIC.
-	EndedNs       int64 `protobuf:"varint,3,opt,name=ended_ns,json=endedNs,proto3" json:"ended_ns,omitempty"`
-	SentNs        int64 `protobuf:"varint,4,opt,name=sent_ns,json=sentNs,proto3" json:"sent_ns,omitempty"`
+	EndedNs int64 `protobuf:"varint,3,opt,name=ended_ns,json=endedNs,proto3" json:"ended_ns,omitempty"`
+	SentNs  int64 `protobuf:"varint,4,opt,name=sent_ns,json=sentNs,proto3" json:"sent_ns,omitempty"`
+	// It was ended because its time was over (ExecStart.time_limit_ms): code is 124,
+	// whatever it ended with.
+	TimeOver      bool `protobuf:"varint,80,opt,name=time_over,json=timeOver,proto3" json:"time_over,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1562,6 +1575,13 @@ func (x *ExecExit) GetSentNs() int64 {
 		return x.SentNs
 	}
 	return 0
+}
+
+func (x *ExecExit) GetTimeOver() bool {
+	if x != nil {
+		return x.TimeOver
+	}
+	return false
 }
 
 // ExecError ends an exec stream whose process never ran, or is gone.
@@ -1693,7 +1713,7 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x10\n" +
 	"\x03pid\x18\x03 \x01(\x05R\x03pid\x12\x18\n" +
 	"\aprocess\x18\x04 \x01(\tR\aprocess\x12\x18\n" +
-	"\acommand\x18\x05 \x01(\tR\acommand\"\xbf\x02\n" +
+	"\acommand\x18\x05 \x01(\tR\acommand\"\xe3\x02\n" +
 	"\tExecStart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04argv\x18\x02 \x03(\tR\x04argv\x12\x10\n" +
@@ -1708,7 +1728,8 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	" \x01(\x04R\breceived\x12\x1b\n" +
 	"\tjoin_only\x18\v \x01(\bR\bjoinOnly\x12\x14\n" +
 	"\x05trace\x18\f \x01(\bR\x05trace\x12\x18\n" +
-	"\abuiltin\x18\r \x01(\tR\abuiltin\"4\n" +
+	"\abuiltin\x18\r \x01(\tR\abuiltin\x12\"\n" +
+	"\rtime_limit_ms\x18P \x01(\x03R\vtimeLimitMs\"4\n" +
 	"\n" +
 	"WindowSize\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x12\n" +
@@ -1721,12 +1742,13 @@ const file_banger_agent_v1_agent_proto_rawDesc = "" +
 	"\asent_ns\x18\x04 \x01(\x03R\x06sentNs\"$\n" +
 	"\n" +
 	"ExecSignal\x12\x16\n" +
-	"\x06signal\x18\x01 \x01(\x05R\x06signal\"j\n" +
+	"\x06signal\x18\x01 \x01(\x05R\x06signal\"\x87\x01\n" +
 	"\bExecExit\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x19\n" +
 	"\bended_ns\x18\x03 \x01(\x03R\aendedNs\x12\x17\n" +
-	"\asent_ns\x18\x04 \x01(\x03R\x06sentNs\"9\n" +
+	"\asent_ns\x18\x04 \x01(\x03R\x06sentNs\x12\x1b\n" +
+	"\ttime_over\x18P \x01(\bR\btimeOver\"9\n" +
 	"\tExecError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage2\x99\x05\n" +

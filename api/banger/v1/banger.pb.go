@@ -368,7 +368,9 @@ type VM struct {
 	SpareError string     `protobuf:"bytes,27,opt,name=spare_error,json=spareError,proto3" json:"spare_error,omitempty"`
 	Publish    []*Publish `protobuf:"bytes,40,rep,name=publish,proto3" json:"publish,omitempty"`
 	// What it may reach, in a few words: "open", "default deny, 3 rules".
-	Policy        string `protobuf:"bytes,60,opt,name=policy,proto3" json:"policy,omitempty"`
+	Policy string `protobuf:"bytes,60,opt,name=policy,proto3" json:"policy,omitempty"`
+	// When it is deleted, running or not; 0: never by itself.
+	ExpiresUnixMs int64 `protobuf:"varint,80,opt,name=expires_unix_ms,json=expiresUnixMs,proto3" json:"expires_unix_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -606,6 +608,13 @@ func (x *VM) GetPolicy() string {
 	return ""
 }
 
+func (x *VM) GetExpiresUnixMs() int64 {
+	if x != nil {
+		return x.ExpiresUnixMs
+	}
+	return 0
+}
+
 // Progress is one step of long work.
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -831,7 +840,10 @@ type CreateVMRequest struct {
 	// Targets that a person has named on the command line: their rules come first,
 	// and one by address opens a range that is refused otherwise. Without a policy
 	// all else is denied.
-	Allow         []string `protobuf:"bytes,61,rep,name=allow,proto3" json:"allow,omitempty"`
+	Allow []string `protobuf:"bytes,61,rep,name=allow,proto3" json:"allow,omitempty"`
+	// The VM is deleted this long after its creation, running or not; 0: never by
+	// itself.
+	TtlMs         int64 `protobuf:"varint,80,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -990,6 +1002,13 @@ func (x *CreateVMRequest) GetAllow() []string {
 		return x.Allow
 	}
 	return nil
+}
+
+func (x *CreateVMRequest) GetTtlMs() int64 {
+	if x != nil {
+		return x.TtlMs
+	}
+	return 0
 }
 
 type StartVMRequest struct {
@@ -1432,9 +1451,12 @@ type SetVMRequest struct {
 	Vcpu      int32  `protobuf:"varint,3,opt,name=vcpu,proto3" json:"vcpu,omitempty"`
 	MemoryMib int64  `protobuf:"varint,4,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
 	// Disks only grow. In a running guest the file system grows at once.
-	DiskBytes     int64 `protobuf:"varint,5,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
-	OverlayBytes  int64 `protobuf:"varint,6,opt,name=overlay_bytes,json=overlayBytes,proto3" json:"overlay_bytes,omitempty"`
-	Nat           *bool `protobuf:"varint,7,opt,name=nat,proto3,oneof" json:"nat,omitempty"`
+	DiskBytes    int64 `protobuf:"varint,5,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	OverlayBytes int64 `protobuf:"varint,6,opt,name=overlay_bytes,json=overlayBytes,proto3" json:"overlay_bytes,omitempty"`
+	Nat          *bool `protobuf:"varint,7,opt,name=nat,proto3,oneof" json:"nat,omitempty"`
+	// As in CreateVMRequest, counted from the creation of the VM. A time that has
+	// passed already is refused.
+	TtlMs         *int64 `protobuf:"varint,80,opt,name=ttl_ms,json=ttlMs,proto3,oneof" json:"ttl_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1516,6 +1538,13 @@ func (x *SetVMRequest) GetNat() bool {
 		return *x.Nat
 	}
 	return false
+}
+
+func (x *SetVMRequest) GetTtlMs() int64 {
+	if x != nil && x.TtlMs != nil {
+		return *x.TtlMs
+	}
+	return 0
 }
 
 type SetVMResponse struct {
@@ -4055,7 +4084,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"dnsAddress\x12\x1b\n" +
 	"\tdns_error\x18) \x01(\tR\bdnsError\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse\"\xb9\x06\n" +
+	"\x10ShutdownResponse\"\xe1\x06\n" +
 	"\x02VM\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -4089,7 +4118,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\vspare_error\x18\x1b \x01(\tR\n" +
 	"spareError\x12,\n" +
 	"\apublish\x18( \x03(\v2\x12.banger.v1.PublishR\apublish\x12\x16\n" +
-	"\x06policy\x18< \x01(\tR\x06policy\"\x9d\x01\n" +
+	"\x06policy\x18< \x01(\tR\x06policy\x12&\n" +
+	"\x0fexpires_unix_ms\x18P \x01(\x03R\rexpiresUnixMs\"\x9d\x01\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x12\n" +
@@ -4103,7 +4133,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\bprogress\x18\x01 \x01(\v2\x13.banger.v1.ProgressH\x00R\bprogress\x12#\n" +
 	"\x04spec\x18\x02 \x01(\v2\r.banger.v1.VMH\x00R\x04spec\x12\x1f\n" +
 	"\x02vm\x18\x03 \x01(\v2\r.banger.v1.VMH\x00R\x02vmB\a\n" +
-	"\x05event\"\x8d\x04\n" +
+	"\x05event\"\xa4\x04\n" +
 	"\x0fCreateVMRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x16\n" +
@@ -4126,7 +4156,8 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x04cold\x18\x0f \x01(\bR\x04cold\x12,\n" +
 	"\apublish\x18( \x03(\v2\x12.banger.v1.PublishR\apublish\x12)\n" +
 	"\x06policy\x18< \x01(\v2\x11.banger.v1.PolicyR\x06policy\x12\x14\n" +
-	"\x05allow\x18= \x03(\tR\x05allowB\x06\n" +
+	"\x05allow\x18= \x03(\tR\x05allow\x12\x15\n" +
+	"\x06ttl_ms\x18P \x01(\x03R\x05ttlMsB\x06\n" +
 	"\x04_nat\"\\\n" +
 	"\x0eStartVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x1d\n" +
@@ -4151,7 +4182,7 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\x0fResumeVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\"1\n" +
 	"\x10ResumeVMResponse\x12\x1d\n" +
-	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"\xca\x01\n" +
+	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"\xf1\x01\n" +
 	"\fSetVMRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -4161,8 +4192,10 @@ const file_banger_v1_banger_proto_rawDesc = "" +
 	"\n" +
 	"disk_bytes\x18\x05 \x01(\x03R\tdiskBytes\x12#\n" +
 	"\roverlay_bytes\x18\x06 \x01(\x03R\foverlayBytes\x12\x15\n" +
-	"\x03nat\x18\a \x01(\bH\x00R\x03nat\x88\x01\x01B\x06\n" +
-	"\x04_nat\".\n" +
+	"\x03nat\x18\a \x01(\bH\x00R\x03nat\x88\x01\x01\x12\x1a\n" +
+	"\x06ttl_ms\x18P \x01(\x03H\x01R\x05ttlMs\x88\x01\x01B\x06\n" +
+	"\x04_natB\t\n" +
+	"\a_ttl_ms\".\n" +
 	"\rSetVMResponse\x12\x1d\n" +
 	"\x02vm\x18\x01 \x01(\v2\r.banger.v1.VMR\x02vm\"Y\n" +
 	"\x0fDeleteVMRequest\x12\x10\n" +

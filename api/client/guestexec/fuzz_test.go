@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	banger "github.com/banger-dev/banger"
 	agentv1 "github.com/banger-dev/banger/api/agent/v1"
@@ -110,10 +111,11 @@ func FuzzAgent(f *testing.F) {
 	f.Add(append(bytes.Clone(started), frame(f, stream.Exit, &agentv1.ExecExit{Code: 5})...), []byte("in"))
 	f.Add(append(bytes.Clone(started), stream.Append(nil, stream.Stdout, []byte("hello"))...), []byte{})
 	f.Add(append(bytes.Clone(started), stream.AppendAck(nil, 2)...), []byte("in"))
+	f.Add(append(bytes.Clone(started), frame(f, stream.Exit, &agentv1.ExecExit{TimeOver: true})...), []byte{})
 	f.Fuzz(func(t *testing.T, reply, input []byte) {
 		var out bytes.Buffer
 		_, err := Run(t.Context(), scripted(t, reply, reply), Command{
-			Argv: []string{"x"}, Stdin: bytes.NewReader(input), Stdout: &out, Stderr: io.Discard})
+			Argv: []string{"x"}, Stdin: bytes.NewReader(input), Stdout: &out, Stderr: io.Discard, TimeLimit: time.Hour})
 		if out.Len() > 2*len(reply) {
 			t.Fatalf("%d bytes of output from %d", out.Len(), len(reply))
 		}

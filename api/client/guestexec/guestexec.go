@@ -60,10 +60,20 @@ type Command struct {
 	// Rejoin is how long a broken link is tried again; 0: 30 s, which is how
 	// long the agent keeps a process that nobody is attached to.
 	Rejoin time.Duration
+	// TimeLimit is how long the process may run; 0: as long as it likes. The agent ends
+	// it then, with SIGTERM and 5 s later SIGKILL. Run waits for that 30 s at most; the
+	// time in which the guest is paused does not count.
+	TimeLimit time.Duration
 }
 
 // Exit is how a process ended: Code is its exit code, or 128+Signal.
-type Exit struct{ Code, Signal int }
+type Exit struct {
+	Code, Signal int
+	// TimeOver: it was ended because its TimeLimit was over; Code is CodeTimeOver.
+	TimeOver bool
+	// Unconfirmed: the guest has not said so in time, and was left.
+	Unconfirmed bool
+}
 
 // Dial connects to the exec port of the guest. It is called again when the link
 // breaks, and then waits for a successor of a crashed supervisor by itself. A
@@ -113,6 +123,7 @@ type run struct {
 	// joined is set once the agent has said Started.
 	joined bool
 	times  times
+	clock  *clock
 }
 
 // Run runs cmd and returns how it ended. Its errors are *StartError (the
@@ -153,7 +164,7 @@ func (r *run) run(ctx context.Context, dial Dial) (exit Exit, err error) {
 	stop := make(chan struct{})
 	control.Go(func() { r.ctl.collect(stop, r.cmd.Resize, r.cmd.Signals) })
 
-	exit, err = r.loop(ctx, dial)
+	exit, err = r.timed(ctx, dial)
 	ended := context.Cause(ctx)
 	close(stop)
 	control.Wait()
@@ -209,6 +220,19 @@ func guard(cancel context.CancelCauseFunc, f func()) {
 	f()
 }
 
+// timed is loop within the time that the process has.
+func (r *run) timed(ctx context.Context, dial Dial) (Exit, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r.clock = newClock(r.cmd.TimeLimit, cancel)
+	defer r.clock.stand()
+	exit, err := r.loop(ctx, dial)
+	if errors.Is(err, errTimeOver) {
+		return Exit{Code: CodeTimeOver, TimeOver: true, Unconfirmed: true}, nil
+	}
+	return exit, err
+}
+
 // loop holds sessions until one of them ends the run.
 func (r *run) loop(ctx context.Context, dial Dial) (Exit, error) {
 	mark := trace.Begin(ctx, "exec: dial the guest")
@@ -243,11 +267,17 @@ func (r *run) moved() uint64 { return r.in.acknowledged() + r.out.count() }
 // redial connects again after the link broke. The time for that does not run while
 // the guest is paused, as its own does not.
 func (r *run) redial(ctx context.Context, dial Dial, cause error) (net.Conn, error) {
+	counts := r.clock.stand()
 	for {
+		began := time.Now()
 		conn, err := r.redialAwake(ctx, dial, cause)
-		if !errors.Is(err, stream.ErrPaused) {
-			return conn, err
+		if errors.Is(err, stream.ErrPaused) {
+			continue
 		}
+		if r.clock.spend(time.Since(began)); counts {
+			r.clock.run()
+		}
+		return conn, err
 	}
 }
 
@@ -297,7 +327,7 @@ func (r *run) start() *agentv1.ExecStart {
 		Id: r.id[:], Argv: c.Argv, Env: c.Env, Cwd: c.Dir, User: c.User,
 		Tty: c.TTY, Shell: c.Shell, Stdin: c.Stdin != nil,
 		Received: r.out.count(), JoinOnly: r.joined, Trace: r.times.recorder != nil,
-		Builtin: c.Builtin,
+		Builtin: c.Builtin, TimeLimitMs: timeLimitMs(c.TimeLimit),
 	}
 	if size := r.ctl.size(c.Size); c.TTY {
 		msg.Size = &agentv1.WindowSize{Rows: uint32(size.Rows), Cols: uint32(size.Cols)}

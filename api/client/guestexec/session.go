@@ -112,6 +112,7 @@ func (r *run) started(payload []byte, received uint64) error {
 	}
 	r.times.started(&msg)
 	r.joined = true
+	r.clock.run()
 	return nil
 }
 
@@ -169,6 +170,9 @@ func (r *run) exitOf(payload []byte) (Exit, error) {
 		return Exit{}, fmt.Errorf("%w: exit code %d", stream.ErrFrame, msg.Code)
 	}
 	r.times.exited(&msg)
+	if msg.TimeOver && r.cmd.TimeLimit > 0 {
+		return Exit{Code: CodeTimeOver, TimeOver: true}, nil
+	}
 	return Exit{Code: int(msg.Code), Signal: int(msg.Signal)}, nil
 }
 

@@ -79,8 +79,11 @@ type Spec struct {
 	Policy *Policy `protobuf:"bytes,60,opt,name=policy,proto3" json:"policy,omitempty"`
 	// Counts the policies of the VM: a later one has a higher number.
 	PolicyRevision int64 `protobuf:"varint,61,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// When the daemon is to delete the VM, in Unix milliseconds; 0: never. For a
+	// daemon whose store was lost; a supervisor does nothing about it.
+	ExpiresUnixMs int64 `protobuf:"varint,80,opt,name=expires_unix_ms,json=expiresUnixMs,proto3" json:"expires_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Spec) Reset() {
@@ -284,6 +287,13 @@ func (x *Spec) GetPolicy() *Policy {
 func (x *Spec) GetPolicyRevision() int64 {
 	if x != nil {
 		return x.PolicyRevision
+	}
+	return 0
+}
+
+func (x *Spec) GetExpiresUnixMs() int64 {
+	if x != nil {
+		return x.ExpiresUnixMs
 	}
 	return 0
 }
@@ -2090,7 +2100,7 @@ var File_banger_vm_v1_vm_proto protoreflect.FileDescriptor
 
 const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\n" +
-	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\xe7\x05\n" +
+	"\x15banger/vm/v1/vm.proto\x12\fbanger.vm.v1\"\x8f\x06\n" +
 	"\x04Spec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2118,7 +2128,8 @@ const file_banger_vm_v1_vm_proto_rawDesc = "" +
 	"\aaddress\x18( \x01(\tR\aaddress\x12/\n" +
 	"\apublish\x18) \x03(\v2\x15.banger.vm.v1.PublishR\apublish\x12,\n" +
 	"\x06policy\x18< \x01(\v2\x14.banger.vm.v1.PolicyR\x06policy\x12'\n" +
-	"\x0fpolicy_revision\x18= \x01(\x03R\x0epolicyRevision\"_\n" +
+	"\x0fpolicy_revision\x18= \x01(\x03R\x0epolicyRevision\x12&\n" +
+	"\x0fexpires_unix_ms\x18P \x01(\x03R\rexpiresUnixMs\"_\n" +
 	"\aPublish\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1b\n" +
 	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12\x1d\n" +

@@ -26,6 +26,8 @@ const (
 	defaultGrace = 10 * time.Second
 	defaultJoin  = 30 * time.Second
 	defaultMost  = 512
+	// defaultOvertime is also part of what api/client/guestexec waits for.
+	defaultOvertime = 5 * time.Second
 	// mostDrains bounds the streams that are read for nobody; more are closed.
 	mostDrains = 256
 )
@@ -46,20 +48,23 @@ type Options struct {
 	// Quiet is how long a command's streams may be silent after its end while
 	// something else holds them open: 500 ms.
 	Quiet time.Duration
+	// Overtime is the time from SIGTERM to SIGKILL when a command's time is over: 5 s.
+	Overtime time.Duration
 	// Most bounds the commands at one time: 512.
 	Most int
 }
 
 // Manager holds the processes. Its methods may be called by any goroutine.
 type Manager struct {
-	log     *slog.Logger
-	users   account.Database
-	cgroups *cgroups
-	grace   time.Duration
-	join    time.Duration
-	quiet   time.Duration
-	most    int
-	wait    sync.WaitGroup
+	log      *slog.Logger
+	users    account.Database
+	cgroups  *cgroups
+	grace    time.Duration
+	join     time.Duration
+	quiet    time.Duration
+	overtime time.Duration
+	most     int
+	wait     sync.WaitGroup
 
 	mu        sync.Mutex
 	closed    bool
@@ -71,7 +76,7 @@ type Manager struct {
 // NewManager returns a manager without processes.
 func NewManager(o Options) *Manager {
 	m := &Manager{
-		log: o.Log, users: o.Users, grace: o.Grace, join: o.Join, quiet: o.Quiet, most: o.Most,
+		log: o.Log, users: o.Users, grace: o.Grace, join: o.Join, quiet: o.Quiet, overtime: o.Overtime, most: o.Most,
 		cgroups:   &cgroups{root: o.CgroupRoot, log: o.Log},
 		processes: map[*Process]struct{}{}, byID: map[string]*Process{},
 		draining: map[*os.File]struct{}{},
@@ -87,6 +92,9 @@ func NewManager(o Options) *Manager {
 	}
 	if m.quiet == 0 {
 		m.quiet = defaultQuiet
+	}
+	if m.overtime == 0 {
+		m.overtime = defaultOvertime
 	}
 	if m.most == 0 {
 		m.most = defaultMost
@@ -199,6 +207,9 @@ func (p *Process) abandon() {
 	}
 	p.leave()
 	p.stopTimer()
+	if p.limit != nil {
+		p.limit.Stop()
+	}
 	p.kill()
 }
 
@@ -240,6 +251,7 @@ func (p *Process) spawn(plan *plan, spec *Spec) error {
 	if s.input != nil {
 		p.in = newInput(s.input, s.tty != nil)
 	}
+	p.limitTime(spec.TimeLimit)
 	p.manager.goroutine(func() { p.watch(pidfd) })
 	return nil
 }

@@ -18,6 +18,8 @@ type Exit struct {
 	// Code is the exit code, or 128 + Signal.
 	Code   int
 	Signal syscall.Signal // 0 if none ended it
+	// TimeOver: it was ended because its time was over; Code is CodeTimeOver.
+	TimeOver bool
 }
 
 // Process is a command in the guest, from its start until nobody can ask for
@@ -26,7 +28,8 @@ type Exit struct {
 //	started ─→ running ─→ ended ─→ finished (output complete) ─→ removed
 //	              │          │         │
 //	              ├─ link broken: waits for a join, output kept ─→ as left
-//	              └─ client left: SIGHUP, after a grace SIGKILL ─→ removed when finished
+//	              ├─ client left: SIGHUP, after a grace SIGKILL ─→ removed when finished
+//	              └─ its time is over: SIGTERM, 5 s later SIGKILL
 type Process struct {
 	manager *Manager
 	id      string        // empty: cannot be joined
@@ -48,6 +51,7 @@ type Process struct {
 	finished bool
 	left     bool
 	timer    *time.Timer // of a join or of a kill
+	limit    *time.Timer // of the end of its time, then of the kill; nil without
 }
 
 func newProcess(m *Manager, id string) *Process {
@@ -275,6 +279,7 @@ func (p *Process) awaitEnd(pidfd int) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.endLimit()
 	var status syscall.WaitStatus
 	_, err := syscall.Wait4(p.pid, &status, 0, nil)
 	for errors.Is(err, syscall.EINTR) {
@@ -286,6 +291,8 @@ func (p *Process) awaitEnd(pidfd int) {
 		p.stopTimer() // of the kill; that of a join goes on
 	}
 	switch {
+	case p.exit.TimeOver:
+		p.exit.Code = CodeTimeOver
 	case err != nil:
 		p.manager.log.Error("exit status lost", "pid", p.pid, "err", err)
 		p.exit = Exit{Code: 125}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"syscall"
 	"time"
@@ -140,6 +141,7 @@ func specOf(start *agentv1.ExecStart) *Spec {
 	spec := &Spec{
 		Argv: start.Argv, Shell: start.Shell, Env: start.Env, Cwd: start.Cwd,
 		User: start.User, Stdin: start.Stdin,
+		TimeLimit: time.Duration(max(min(start.TimeLimitMs, math.MaxInt64/int64(time.Millisecond)), 0)) * time.Millisecond,
 	}
 	if start.Builtin != "" {
 		// An unknown name is refused by the program.
@@ -271,7 +273,7 @@ func (p *Process) sendExit(c *client, ended bool) error {
 		return nil
 	}
 	exit := p.Wait()
-	message := &agentv1.ExecExit{Code: int32(exit.Code), Signal: int32(exit.Signal)}
+	message := &agentv1.ExecExit{Code: int32(exit.Code), Signal: int32(exit.Signal), TimeOver: exit.TimeOver}
 	if c.times {
 		p.mu.Lock()
 		ended := p.ended

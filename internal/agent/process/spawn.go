@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,6 +39,8 @@ type Spec struct {
 	Terminal *Terminal
 	// Stdin gives the process input; without it, it reads end-of-file at once.
 	Stdin bool
+	// TimeLimit is how long it may run before it is ended; 0: as long as it likes.
+	TimeLimit time.Duration
 }
 
 // The codes of a StartError, as banger.agent.v1.ExecError has them.
