@@ -23,7 +23,7 @@ func (a *App) newVMPolicyCheck(run func(context.Context, *vmPolicyCheckOptions) 
 		Long: "Decides a connection that nobody makes: to HOST, port 443 if there is none, with /udp for a\n" +
 			"datagram. Nothing is looked up: whether a name leads to a private address is seen when it\n" +
 			"is used. The exit code is 0 if it is allowed, and 1 if not.",
-		Example:           examples("banger vm policy check dev deb.debian.org:80", "banger vm policy check dev 10.0.0.1:22"),
+		Example:           examples("banger vm policy check dev example.org:443", "banger vm policy check dev 10.0.0.1:22"),
 		ValidArgsFunction: a.completeOneVM(anyState),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.ref, opts.target = args[0], args[1]
